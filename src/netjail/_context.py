@@ -1,0 +1,81 @@
+"""The rules in force: those that this context carries, and those that a dialer was given.
+
+This module does not know what dials.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING
+
+from ._rules import Rules
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._rules import RuleSource
+
+    RulesInForce = tuple[RuleSource, ...]
+
+_carried: ContextVar[RuleSource | None] = ContextVar("netjail rules", default=None)
+_NONE = Rules()
+
+
+def current_rules() -> RuleSource:
+    """The rules that this context carries; outside any ``use_rules`` an empty ``Rules()``, which denies all."""
+    carried = _carried.get()
+    return _NONE if carried is None else carried
+
+
+def use_rules(rules: RuleSource) -> _UseRules:
+    """A context manager inside which ``rules`` are the current rules; they are restored when it ends.
+
+    asyncio tasks and ``asyncio.to_thread`` started inside inherit them. A plain thread and an executor's
+    worker start without rules: hand them ``contextvars.copy_context().run``. Inside a generator the rules
+    reach its caller too, until the generator ends.
+
+    Raises TypeError for anything but rules.
+
+    >>> from netjail import Rules, current_rules, use_rules
+    >>> with use_rules(Rules(allow=["192.0.2.0/24"])):
+    ...     current_rules()
+    <Rules ALLOW 192.0.2.0/24>
+    >>> current_rules().accepts("192.0.2.1")
+    False
+    """
+    return _UseRules(checked(rules))
+
+
+class _UseRules:
+    """Not made with contextlib, whose managers decorate functions: on a coroutine function that does nothing."""
+
+    def __init__(self, rules: RuleSource) -> None:
+        self._rules = rules
+        self._tokens: list[Token[RuleSource | None]] = []
+
+    def __enter__(self) -> RuleSource:
+        self._tokens.append(_carried.set(self._rules))
+        return self._rules
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _carried.reset(self._tokens.pop())
+
+
+def checked(rules: RuleSource) -> RuleSource:
+    """``rules``, if they are rules. Else a TypeError that says what would be."""
+    if not callable(getattr(rules, "rules_for", None)):
+        raise TypeError(f"rules are netjail.Rules, like Rules(allow=['192.0.2.0/24']), not {rules!r}")
+    return rules
+
+
+def in_force(given: RuleSource | None) -> RulesInForce:
+    """The rules that a connection made here and now must pass, each of them: none at all denies it.
+
+    The context can only narrow what was ``given``.
+    """
+    carried = _carried.get()
+    if carried is None:
+        return () if given is None else (given,)
+    return (carried,) if given is None or given is carried else (given, carried)

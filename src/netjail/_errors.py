@@ -1,0 +1,119 @@
+"""The errors that netjail raises, and how to find a denial that a library has wrapped.
+
+This module knows the builtins alone.
+
+    NetjailError(Exception)
+      InvalidRuleError(NetjailError, ValueError)
+      DeniedError(NetjailError, PermissionError)
+
+A denial is an OSError because what dials expects OSErrors: a plain Exception escapes as an
+ExceptionGroup from some clients and breaks happy eyeballs in others. It always has two arguments
+(EACCES and a message), since some libraries read ``args[0]`` as an errno.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ._rules import Decision
+
+
+class NetjailError(Exception):
+    """The base of every error that netjail defines."""
+
+
+class InvalidRuleError(NetjailError, ValueError):
+    """A rule set or a preset name that cannot be what was meant; the message names the entry."""
+
+
+class DeniedError(NetjailError, PermissionError):
+    """The rules in force do not accept any address that would have been dialled.
+
+    ``host`` and ``port`` are the target as it was asked for. ``decisions`` are the
+    :class:`~netjail.Decision` objects for the addresses that were judged, in the order of the answer;
+    the message never names these, as users see messages and DNS answers may be internal.
+    ``reason`` is the message's last part. ``errno`` is EACCES.
+    """
+
+    host: str
+    port: int
+    decisions: tuple[Decision, ...]
+    reason: str
+
+    def __init__(
+        self, host: str, port: int, decisions: Iterable[Decision] = (), reason: str = "not accepted by the rules"
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.decisions = tuple(decisions)
+        self.reason = reason
+        super().__init__(errno.EACCES, f"netjail denied the connection to {host!r} port {port}: {reason}")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.host, self.port, self.decisions, self.reason)
+
+    @classmethod
+    def of(cls, denied: DeniedError) -> Self:
+        """The same denial in this class: how a client module turns one into its library's own error."""
+        error = cls(denied.host, denied.port, denied.decisions, denied.reason)
+        error.__cause__ = denied
+        return error
+
+
+_MESSAGE = re.compile(
+    r"""netjail denied the connection to (?P<host>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") """
+    r"""port (?P<port>\d+): (?P<reason>[^'"\\\])}>,;\n]*)"""
+)
+
+
+def find_denied(error: BaseException | None) -> DeniedError | None:
+    """The denial inside ``error``, or None when there is none.
+
+    Looks through causes, contexts, exception groups, ``reason`` attributes and arguments. Where a
+    library kept only the text of an exception, the denial is made anew from that text, without decisions.
+    """
+    text: DeniedError | None = None
+    for found in _within(error):
+        if isinstance(found, DeniedError):
+            return found
+        if text is None and isinstance(found, str) and (match := _MESSAGE.search(found)):
+            host = ast.literal_eval(match["host"])
+            text = DeniedError(host, int(match["port"]), reason=match["reason"].strip())
+    return text
+
+
+def _within(error: BaseException | None) -> Iterator[object]:
+    """Every exception and string reachable from ``error``, each once, nearest first."""
+    seen: set[int] = set()
+    queue: list[object] = [error]
+    while queue:
+        item = queue.pop(0)
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, list | tuple):
+            queue.extend(item)
+        elif isinstance(item, dict):
+            queue.extend(item.values())
+        elif isinstance(item, BaseException):
+            yield item
+            queue += [item.__cause__, item.__context__, getattr(item, "reason", None)]
+            queue += [item.args, getattr(item, "exceptions", None), _text(item)]
+
+
+def _text(error: BaseException) -> str | None:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ of somebody's exception must not hide the denial behind it
+        return None

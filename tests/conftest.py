@@ -1,0 +1,130 @@
+"""What every test stands on: nothing may leave loopback, and nothing may be left behind."""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+import os
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.servers.site import Site, Trap
+
+_strays: list[str] = []
+
+
+def _stays_on_loopback(event: str, args: tuple[Any, ...]) -> None:
+    """Fails whatever connects or sends elsewhere, before it does."""
+    if event not in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        return
+    sock, address = args
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or address is None:
+        return
+    try:
+        ip = ipaddress.ip_address(address[0])
+    except ValueError:
+        ip = None
+    mapped = getattr(ip, "ipv4_mapped", None) or ip
+    if mapped is None or not (mapped.is_loopback or mapped.is_unspecified):
+        _strays.append(f"{event} {address!r}")
+        raise OSError(f"a test tried to leave loopback: {event} {address!r}")
+
+
+sys.addaudithook(_stays_on_loopback)
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaves_loopback() -> Iterator[None]:
+    """A test fails when anything in it tried to connect elsewhere, even if the error was swallowed."""
+    _strays.clear()
+    yield
+    strays, _strays[:] = list(_strays), []
+    assert not strays
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """A test fails when it leaves more file descriptors or threads than it found."""
+    gc.collect()
+    before = _descriptors(), set(threading.enumerate())
+    yield
+    gc.collect()
+    for thread in set(threading.enumerate()) - before[1]:
+        thread.join(2)
+    assert set(threading.enumerate()) <= before[1]
+    assert len(_descriptors()) <= len(before[0]), _descriptors() - before[0]
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
+        try:
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+        except FileNotFoundError:
+            pass
+    return found
+
+
+@pytest.fixture
+def site() -> Iterator[Callable[..., Site]]:
+    """Makes :class:`Site` servers that are closed when the test ends."""
+    made: list[Site] = []
+
+    def make(*args: Any, **kwargs: Any) -> Site:
+        made.append(Site(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def trap() -> Iterator[Callable[..., Trap]]:
+    """Makes :class:`Trap` listeners; the test fails if any was reached."""
+    made: list[Trap] = []
+
+    def make(*args: Any, **kwargs: Any) -> Trap:
+        made.append(Trap(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    reached = [f"{each.address}:{each.port}" for each in made if each.accepted]
+    for each in made:
+        each.close()
+    assert not reached
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    """A certificate authority of this run's own."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(ca: trustme.CA) -> Callable[..., ssl.SSLContext]:
+    """Makes server contexts with a certificate for the given names."""
+
+    def make(*names: str, alpn: list[str] | None = None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert(*names).configure_cert(context)
+        if alpn:
+            context.set_alpn_protocols(alpn)
+        return context
+
+    return make
+
+
+@pytest.fixture
+def client_tls(ca: trustme.CA) -> ssl.SSLContext:
+    """A client context that trusts ``ca``."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return context
