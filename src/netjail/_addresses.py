@@ -56,8 +56,8 @@ def parse6(text: str) -> int | None:
     try:
         return int.from_bytes(pack6(text), "big")
     except (OSError, ValueError):
-        address, percent, zone = text.partition("%")
-        if percent and zone and "%" not in zone and _is_ipv6(address):
+        address, _, zone = text.partition("%")
+        if zone and "%" not in zone and _is_ipv6(address):
             return None
         raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
 
@@ -72,7 +72,7 @@ def _is_ipv6(text: str) -> bool:
 def is_literal(host: str) -> bool:
     """Whether ``host`` is an IP address as text, with or without a zone, so that nobody need resolve it."""
     try:
-        parse6(host) if ":" in host else parse4(host)
+        _ = parse6(host) if ":" in host else parse4(host)
     except ValueError:
         return False
     return True
@@ -112,7 +112,7 @@ def embedded(ip: int, nat64: Sequence[Prefix] = ()) -> list[int]:
     ``nat64`` are the prefixes of translators of one's own, in the layouts of RFC 6052, section 2.2.
     """
     low = ip & 0xFFFFFFFF
-    found = []
+    found: list[int] = []
     if ip >> 32 == 0 and ip > 1:  # IPv4-compatible, RFC 4291 section 2.5.5.1
         found.append(low)
     if ip >> 32 == 0xFFFF0000:  # SIIT, RFC 2765 section 2.1

@@ -7,12 +7,14 @@ space has no closing boundary, so that complementing a set is to add or drop a l
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
+
+    Bounds = list[int] | array[int]
 
 
 def span(start: int, length: int, bits: int) -> list[int]:
@@ -21,11 +23,15 @@ def span(start: int, length: int, bits: int) -> list[int]:
     return [start] if stop == 1 << bits else [start, stop]
 
 
-def union(keys: Iterable[int], bits: int) -> list[int]:
-    """The set of prefixes given as ``start << 8 | length``, a form that sorts fast and wide before narrow."""
+def union(keys: list[int], bits: int) -> list[int]:
+    """The set of prefixes given as ``start << 8 | length``, a form that sorts fast and wide before narrow.
+
+    Sorts ``keys`` in place.
+    """
+    keys.sort()
     bounds: list[int] = []
     reached = -1
-    for key in sorted(keys):
+    for key in keys:
         start = key >> 8
         if start > reached:
             if reached >= 0:
@@ -39,83 +45,107 @@ def union(keys: Iterable[int], bits: int) -> list[int]:
     return bounds
 
 
-def complement(bounds: Sequence[int]) -> list[int]:
+def complement(bounds: Bounds) -> list[int]:
     """Everything outside."""
     return list(bounds[1:]) if bounds and bounds[0] == 0 else [0, *bounds]
 
 
-def intersection(a: Sequence[int], b: Sequence[int]) -> list[int]:
-    """What is inside both."""
-    marked = [bound << 1 for bound in a]
-    marked += [bound << 1 | 1 for bound in b]
-    marked.sort()  # two sorted runs, which list.sort merges in one pass
-    inside = [False, False]
+def intersection(a: Bounds, b: Bounds) -> list[int]:
+    """What is inside both: for each piece of the smaller set, the boundaries of the larger within it."""
+    if len(a) > len(b):
+        a, b = b, a
     bounds: list[int] = []
-    within = False
-    for position, mark in enumerate(marked):
-        inside[mark & 1] = not inside[mark & 1]
-        if position + 1 < len(marked) and marked[position + 1] >> 1 == mark >> 1:
-            continue  # the other set changes at the same place
-        if (inside[0] and inside[1]) is not within:
-            within = not within
-            bounds.append(mark >> 1)
+    for position in range(0, len(a), 2):
+        start, stop = a[position], a[position + 1] if position + 1 < len(a) else None
+        low = bisect_right(b, start)
+        high = len(b) if stop is None else bisect_left(b, stop)
+        if low & 1:
+            bounds.append(start)
+        bounds += b[low:high]
+        if high & 1 and stop is not None:
+            bounds.append(stop)
     return bounds
 
 
-def less(a: Sequence[int], b: Sequence[int]) -> list[int]:
+def less(a: Bounds, b: Bounds) -> list[int]:
     """What is inside ``a`` and outside ``b``."""
     return intersection(a, complement(b)) if b else list(a)
 
 
-def contains(bounds: Sequence[int], number: int) -> bool:
+def contains(bounds: Bounds, number: int) -> bool:
     """Whether ``number`` is inside: an odd number of boundaries lies at or below it."""
     return bisect_right(bounds, number) & 1 == 1
 
 
-def intervals(bounds: Sequence[int], bits: int) -> Iterator[tuple[int, int]]:
+def intervals(bounds: Bounds, bits: int) -> Iterator[tuple[int, int]]:
     """The (first, last) of each unbroken piece."""
     for position in range(0, len(bounds), 2):
         stop = bounds[position + 1] if position + 1 < len(bounds) else 1 << bits
         yield bounds[position], stop - 1
 
 
-def prefixes(bounds: Sequence[int], bits: int) -> Iterator[tuple[int, int]]:
+def prefixes(bounds: Bounds, bits: int) -> Iterator[tuple[int, int]]:
     """The fewest prefixes that make up the set, as (start, length), in order."""
-    for start, last in intervals(bounds, bits):
+    for first, last in intervals(bounds, bits):
+        start = first
         while start <= last:
             size = min(start & -start or 1 << bits, 1 << (last + 1 - start).bit_length() - 1)
             yield start, bits + 1 - size.bit_length()
             start += size
 
 
-class Table:
-    """A set arranged so that a look-up costs the same at one boundary and at two million.
+class Table4:
+    """A set of IPv4 addresses, arranged so that a look-up costs the same at one boundary and at two million.
 
-    An index by the high bits says between which positions the boundaries of one block lie, and a bisect
-    of those few decides. The index grows with the set, up to 20 bits: below that a flat bisect would
-    leave the processor's caches from some ten thousand boundaries on.
+    One byte for each block of addresses says whether it is outside, inside or mixed, and a bisect decides
+    in a mixed one. The blocks get finer with the set, down to a /24: a flat bisect alone would leave the
+    processor's caches from some ten thousand boundaries on.
     """
 
-    __slots__ = ("_bounds", "_first", "_shift")
+    def __init__(self, bounds: Bounds) -> None:
+        bits = min(len(bounds).bit_length() + 5, 24)
+        shift = 32 - bits
+        blocks = bytearray(1 << bits)
+        for first, last in intervals(bounds, 32):
+            low, high = first + (1 << shift) - 1 >> shift, last + 1 >> shift
+            if high > low:
+                blocks[low:high] = b"\1" * (high - low)
+            if first & (1 << shift) - 1:
+                blocks[first >> shift] = 2
+            if last + 1 & (1 << shift) - 1:
+                blocks[last >> shift] = 2
+        self.bounds = array("I", bounds)
+        self._blocks = bytes(blocks)
+        self._shift = shift
 
-    def __init__(self, bounds: Sequence[int], bits: int) -> None:
-        size = len(bounds)
-        # IPv6 crowds into a few blocks of the space, so its index is finer than its size asks for.
-        high = min(size.bit_length() + (2 if bits == 128 else -2), 20) if size > 16 else 0
-        self._shift = bits - high
-        self._bounds: Sequence[int] = array("I", bounds) if bits == 32 else list(bounds)
-        if not high:
-            self._first: Sequence[int] = (0, size)
-            return
-        first = array("I", bytes(4 * ((1 << high) + 1)))
+    def holds(self, ip: int) -> bool:
+        state = self._blocks[ip >> self._shift]
+        return state == 1 if state < 2 else bisect_right(self.bounds, ip) & 1 == 1
+
+    def tobytes(self) -> bytes:
+        return self.bounds.tobytes()
+
+
+class Table6:
+    """The same for IPv6, whose addresses crowd into few blocks of a large space.
+
+    An index by the high bits, up to 20, says between which positions the boundaries of one block lie, and
+    a bisect of those few decides.
+    """
+
+    def __init__(self, bounds: list[int]) -> None:
+        bits = min(len(bounds).bit_length() + 2, 20)
+        shift = 128 - bits
+        first = array("I", bytes(4 * ((1 << bits) + 1)))
         for position, bound in enumerate(bounds, 1):
-            first[(bound >> self._shift) + 1] = position
+            first[(bound >> shift) + 1] = position
+        self.bounds = bounds
         self._first = array("I", accumulate(first, max))
+        self._shift = shift
 
-    def __contains__(self, number: int) -> bool:
-        block = number >> self._shift
-        return bisect_right(self._bounds, number, self._first[block], self._first[block + 1]) & 1 == 1
+    def holds(self, ip: int) -> bool:
+        block = ip >> self._shift
+        return bisect_right(self.bounds, ip, self._first[block], self._first[block + 1]) & 1 == 1
 
-    @property
-    def bounds(self) -> Sequence[int]:
-        return self._bounds
+    def tobytes(self) -> bytes:
+        return b"".join(bound.to_bytes(16, "big") for bound in self.bounds)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ._context import RulesInForce
     from ._resolver import AsyncResolver, Resolver
-    from ._rules import RuleSource
+    from ._rules import Decision, RuleSource
 
     Mixed = Literal["skip", "refuse"]
     Target = tuple[str, int | str]
@@ -89,7 +89,7 @@ def judge(
     accepted = [address for address in addresses if all(each.accepts(address) for each in applying)]
     if accepted and (mixed == "skip" or len(accepted) == len(addresses)):
         return [str(address) for address in accepted]
-    decisions = []
+    decisions: list[Decision] = []
     for address in addresses:
         denying = [each for each in applying if not each.accepts(address)]
         decisions.append((denying or applying)[0].explain(address))
@@ -106,10 +106,9 @@ def _reason(host: str, *, accepted: bool) -> str:
 def answered(host: str, answer: Any) -> list[Any]:
     """A resolver's answer as a list without repetition; gaierror if it is empty."""
     if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
-        if hasattr(answer, "close"):
-            answer.close()  # a coroutine, which nobody will await
+        getattr(answer, "close", int)()  # a coroutine, which nobody will await
         raise TypeError(f"a resolver answers with a list of addresses, not {type(answer).__name__}")
-    addresses = list(dict.fromkeys(answer))
+    addresses: list[Any] = list(dict.fromkeys(answer))
     if not addresses:
         raise unresolvable(host)
     return addresses
@@ -120,28 +119,25 @@ def in_dial_order(addresses: Iterable[str]) -> list[str]:
     families: dict[bool, list[str]] = {}
     for address in addresses:
         families.setdefault(":" in address, []).append(address)
-    if len(families) < 2:
-        return next(iter(families.values()), [])
     turns = chain.from_iterable(zip_longest(*families.values()))
     return [address for address in turns if address is not None]
 
 
-def the_error(errors: Sequence[Exception], *, all_errors: bool = False) -> Exception:
+def the_error(errors: Sequence[Exception], all_errors: bool = False) -> Exception:
     """What the standard library would raise when every attempt has failed."""
     if all_errors:
         return ExceptionGroup("create_connection failed", list(errors))
     return errors[-1]
 
 
-def _family(address: str) -> int:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
 def _opened(
-    address: str, type: int, source_address: tuple[Any, ...] | None, options: Iterable[SocketOption]  # noqa: A002
+    address: str,
+    type: int,
+    source_address: tuple[Any, ...] | None,
+    options: Iterable[SocketOption],
 ) -> socket.socket:
     """A socket for ``address``, bound and not yet connected."""
-    sock = socket.socket(_family(address), type)
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, type)
     try:
         for option in options:
             sock.setsockopt(*option)
@@ -171,7 +167,7 @@ def _left(deadline: float | None) -> float | None:
     return left
 
 
-def _target(address: Target, type: int = socket.SOCK_STREAM) -> tuple[str, int]:  # noqa: A002
+def _target(address: Target, type: int = socket.SOCK_STREAM) -> tuple[str, int]:
     """The host and the port number of what a caller asked for."""
     host, port, *_ = address
     if isinstance(host, bytes | bytearray):
@@ -197,7 +193,7 @@ class _Jail:
         return in_force(self._rules) if self._pinned is None else self._pinned
 
     def pinned(self, rules: RulesInForce) -> Self:
-        """This dialer under ``rules`` whatever the context: for a pool, which belongs to the rules it was made under."""
+        """This dialer under ``rules`` whatever the context: for a pool, which belongs to its rules."""
         pinned = copy.copy(self)
         pinned._pinned = rules
         return pinned
@@ -234,7 +230,7 @@ class Dialer(_Jail):
         *,
         all_errors: bool = False,
         family: int = socket.AF_UNSPEC,
-        type: int = socket.SOCK_STREAM,  # noqa: A002 - socket's own name for it
+        type: int = socket.SOCK_STREAM,
         socket_options: Iterable[SocketOption] = (),
     ) -> socket.socket:
         """A connected socket, as ``socket.create_connection`` gives it.
@@ -251,19 +247,21 @@ class Dialer(_Jail):
             timeout = socket.getdefaulttimeout()
         deadline = _deadline(timeout)
         accepted = self.resolve(address, timeout, family=family, type=type)
+        alone = len(accepted) == 1 and not all_errors
         if (bottom := self._connect) is not None:
-            if len(accepted) == 1:
+            if alone:
                 return bottom(accepted[0], timeout=_left(deadline))
-            threads = _Threads(lambda target: bottom(target, timeout=_left(deadline)))
-            return _first(threads, accepted, deadline, all_errors=all_errors)
+            return _first(
+                _Threads(lambda target: bottom(target, timeout=_left(deadline))), accepted, deadline, all_errors
+            )
 
         def open_(ip: str) -> socket.socket:
             return _opened(ip, type, source_address, socket_options)
 
-        if len(accepted) == 1:
-            sock = _connected(open_, accepted[0], _left(deadline), all_errors=all_errors)
+        if alone:
+            sock = _connected(open_, accepted[0], _left(deadline))
         else:
-            sock = _first(_Selected(open_), accepted, deadline, all_errors=all_errors)
+            sock = _first(_Selected(open_), accepted, deadline, all_errors)
         sock.settimeout(timeout)
         return sock
 
@@ -307,7 +305,7 @@ class Dialer(_Jail):
         timeout: float | None = None,
         *,
         family: int = socket.AF_UNSPEC,
-        type: int = socket.SOCK_STREAM,  # noqa: A002 - socket's own name for it
+        type: int = socket.SOCK_STREAM,
     ) -> list[SocketAddress]:
         """The accepted ``(ip, port)`` of a target in the order to dial them, for what dials by itself.
 
@@ -327,26 +325,20 @@ class Dialer(_Jail):
         return [(ip, port) for ip in in_dial_order(accepted)]
 
 
-def _connected(
-    open_: Callable[[str], socket.socket], address: SocketAddress, timeout: float | None, *, all_errors: bool
-) -> socket.socket:
+def _connected(open_: Callable[[str], socket.socket], address: SocketAddress, timeout: float | None) -> socket.socket:
     """The only attempt, which may block."""
-    sock = None
+    sock = open_(address[0])
     try:
-        sock = open_(address[0])
         sock.settimeout(timeout)
         sock.connect(address)
-    except BaseException as error:
-        if sock is not None:
-            sock.close()
-        if all_errors and isinstance(error, OSError):
-            raise the_error([error], all_errors=True) from None
+    except BaseException:
+        sock.close()
         raise
     return sock
 
 
 def _first(
-    attempts: _Attempts, addresses: Iterable[SocketAddress], deadline: float | None, *, all_errors: bool
+    attempts: _Attempts, addresses: Iterable[SocketAddress], deadline: float | None, all_errors: bool
 ) -> socket.socket:
     """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
     waiting = deque(addresses)
@@ -362,7 +354,7 @@ def _first(
                     attempts.winner = sock
                     return sock
                 errors.append(error or OSError("connect failed"))
-    raise the_error(errors, all_errors=all_errors)
+    raise the_error(errors, all_errors)
 
 
 Outcome = tuple["socket.socket | None", "Exception | None"]
@@ -396,12 +388,17 @@ class _Selected:
         self.pending += 1
         try:
             sock = self._open(address[0])
-            self._sockets.append(sock)
+        except OSError as error:
+            self._done.append((None, error))
+            return
+        self._sockets.append(sock)
+        try:
             sock.setblocking(False)
             sock.connect(address)
         except BlockingIOError:
             self._selector.register(sock, self._event, address)
         except OSError as error:
+            sock.close()
             self._done.append((None, error))
         else:
             self._done.append((sock, None))
@@ -411,8 +408,11 @@ class _Selected:
         for key, _ in self._selector.select(0 if done else timeout):
             sock: socket.socket = key.fileobj  # type: ignore[assignment]
             self._selector.unregister(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            done.append((None, OSError(code, f"Connect call failed {key.data}")) if code else (sock, None))
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                sock.close()
+                done.append((None, OSError(code, f"Connect call failed {key.data}")))
+            else:
+                done.append((sock, None))
         self.pending -= len(done)
         return done
 
@@ -546,7 +546,7 @@ class AsyncDialer(_Jail):
         *,
         all_errors: bool = False,
         family: int = socket.AF_UNSPEC,
-        type: int = socket.SOCK_STREAM,  # noqa: A002 - socket's own name for it
+        type: int = socket.SOCK_STREAM,
         socket_options: Iterable[SocketOption] = (),
     ) -> socket.socket:
         """A connected socket that does not block. The rest is as in :meth:`Dialer.connect`."""
@@ -568,7 +568,7 @@ class AsyncDialer(_Jail):
             accepted = await self.resolve(address, family=family, type=type)
             if len(accepted) == 1 and not all_errors:
                 return await attempt(accepted[0])
-            return await _first_async(attempt, accepted, all_errors=all_errors)
+            return await _first_async(attempt, accepted, all_errors)
 
     __call__ = connect
 
@@ -634,7 +634,7 @@ class AsyncDialer(_Jail):
         address: Target,
         *,
         family: int = socket.AF_UNSPEC,
-        type: int = socket.SOCK_STREAM,  # noqa: A002 - socket's own name for it
+        type: int = socket.SOCK_STREAM,
     ) -> list[SocketAddress]:
         """The same as :meth:`Dialer.resolve`."""
         host, port = _target(address, type)
@@ -651,7 +651,6 @@ class AsyncDialer(_Jail):
 async def _first_async(
     attempt: Callable[[SocketAddress], Awaitable[socket.socket]],
     addresses: Iterable[SocketAddress],
-    *,
     all_errors: bool,
 ) -> socket.socket:
     """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
@@ -664,7 +663,7 @@ async def _first_async(
     try:
         while waiting or running:
             if waiting:
-                running.add(asyncio.ensure_future(attempt(waiting.popleft())))  # type: ignore[arg-type]
+                running.add(asyncio.ensure_future(attempt(waiting.popleft())))
             pause = STAGGER if waiting else None
             done, running = await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             finished += done
@@ -678,7 +677,7 @@ async def _first_async(
         for task in {*running, *finished} - {winner}:
             if not task.cancelled() and task.exception() is None:
                 task.result().close()  # it had connected as well
-    raise the_error([_failure(task) for task in finished], all_errors=all_errors)
+    raise the_error([_failure(task) for task in finished], all_errors)
 
 
 def _failure(task: asyncio.Task[Any]) -> Exception:
@@ -715,7 +714,9 @@ async def _transport(
     return await asyncio.get_running_loop().create_connection(make, sock=sock, **options)
 
 
-async def _streams(sock: socket.socket, limit: int, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _streams(
+    sock: socket.socket, limit: int, **options: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     import asyncio  # noqa: PLC0415 - imported where it is used
 
     reader = asyncio.StreamReader(limit=limit)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import errno
 import re
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -103,9 +103,9 @@ def _within(error: BaseException | None) -> Iterator[object]:
         if isinstance(item, str):
             yield item
         elif isinstance(item, list | tuple):
-            queue.extend(item)
+            queue.extend(cast("Iterable[object]", item))
         elif isinstance(item, dict):
-            queue.extend(item.values())
+            queue.extend(cast("Iterable[object]", item.values()))
         elif isinstance(item, BaseException):
             yield item
             queue += [item.__cause__, item.__context__, getattr(item, "reason", None)]

@@ -68,7 +68,7 @@ def unresolvable(host: str) -> socket.gaierror:
     return socket.gaierror(socket.EAI_NONAME, f"{host!r} does not resolve to any address")
 
 
-def port_number(port: int | str, type: int = socket.SOCK_STREAM) -> int:  # noqa: A002 - socket's own name for it
+def port_number(port: int | str, type: int = socket.SOCK_STREAM) -> int:
     """The number of ``port``, which may be a service name. gaierror if there is none."""
     if isinstance(port, str):
         try:

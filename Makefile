@@ -1,0 +1,67 @@
+# Everything here sets itself up: it needs a Python 3.11 or newer and make, and reaches a package index once.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PYTHON_BIN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+BENCH := .tools/bench
+UV := sh scripts/uv
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	--fork-strategy fewest --python-version 3.11
+
+# Extra arguments for pytest and the like: make test ARGS="-k denied"
+ARGS ?=
+
+.PHONY: help demo test check docs bench suites wheel lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt scripts/bootstrap scripts/uv scripts/find-python
+	@sh scripts/bootstrap $(VENV) requirements/dev.txt
+	@touch $@
+
+demo: $(READY) ## a server inside, a name that leads to it, and what each client says
+	@$(PYTHON_BIN) -m netjail demo $(ARGS)
+
+test: $(READY) ## every test (ARGS="-k denied" for some)
+	@$(PYTHON_BIN) -m pytest $(ARGS)
+
+check: $(READY) ## lint, format, types of the tree, and types of the built wheel
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/basedpyright
+	$(PYTHON_BIN) scripts/make_registry.py --check
+	$(PYTHON_BIN) scripts/check_wheel.py
+
+docs: $(READY) ## the documentation into docs/_build/html, warnings as errors, every example run
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
+	$(VENV)/bin/sphinx-build --fail-on-warning --quiet -b doctest docs docs/_build/doctest
+	$(PYTHON_BIN) -m pytest -q tests/test_readme.py
+
+wheel: $(READY) ## the wheel and the source archive into dist
+	$(PYTHON_BIN) -m hatchling build --clean
+
+$(BENCH)/.ready: requirements/bench.txt scripts/bootstrap scripts/uv scripts/find-python
+	@sh scripts/bootstrap $(BENCH) requirements/bench.txt
+	@touch $@
+
+bench: $(BENCH)/.ready ## the benchmarks beside the plain clients
+	@$(BENCH)/bin/python -m benchmarks $(ARGS)
+
+suites: $(READY) ## the plain clients' own test suites through ours
+	@$(PYTHON_BIN) -m tests.suites $(ARGS)
+
+lock: ## newest versions that fit pyproject.toml, with their hashes, into requirements
+	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) --upgrade --group core -o requirements/core.txt
+	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --group lint --group docs -o requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml --all-extras --group core --group bench -o requirements/bench.txt
+
+clean: ## everything that the Makefile made
+	rm -rf .venv .tools dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,487 @@
+"""Dialer and AsyncDialer: one table for both, then real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, ClassVar
+
+import pytest
+
+from netjail import (
+    AsyncDialer,
+    DeniedError,
+    Dialer,
+    Rules,
+    create_connection,
+    current_rules,
+    open_connection,
+    use_rules,
+)
+from netjail import _dialer as dialing
+from tests.servers.names import AsyncNames, Names
+from tests.servers.site import Site, Trap
+
+from .cases import ALL, CASES, INSIDE_OUT, Case
+
+LOCAL = Rules(["127.0.0.0/8", "::1"])
+
+
+class Recorder:
+    """A bottom-most connect that connects to nothing and remembers what it was asked to."""
+
+    def __init__(self, refusing: tuple[str, ...] = ()) -> None:
+        self.refusing = refusing
+        self.dialled: list[tuple[str, int]] = []
+        self.pairs: list[socket.socket] = []
+
+    def connect(self, address: tuple[str, int], *, timeout: float | None = None) -> socket.socket:
+        self.dialled.append(address)
+        if address[0] in self.refusing:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"refused by {address[0]}")
+        ours, theirs = socket.socketpair()
+        self.pairs.append(theirs)
+        return ours
+
+    async def connect_async(self, address: tuple[str, int]) -> socket.socket:
+        return self.connect(address)
+
+    def close(self) -> None:
+        for each in self.pairs:
+            each.close()
+
+
+def dial_sync(case: Case, recorder: Recorder, names: dict[str, Any]) -> tuple[Any, list[Any]]:
+    resolver = Names(names)
+    dialer = Dialer(case.rules, resolver=resolver, connect=recorder.connect, mixed=case.mixed)
+    try:
+        return dialer.connect((case.host, case.port), timeout=30, **case.options), resolver.asked
+    except Exception as error:  # noqa: BLE001 - the table says what it is
+        return error, resolver.asked
+
+
+def dial_async(case: Case, recorder: Recorder, names: dict[str, Any]) -> tuple[Any, list[Any]]:
+    resolver = AsyncNames(names)
+    dialer = AsyncDialer(case.rules, resolver=resolver, connect=recorder.connect_async, mixed=case.mixed)
+    try:
+        return asyncio.run(dialer.connect((case.host, case.port), timeout=30, **case.options)), resolver.asked
+    except Exception as error:  # noqa: BLE001 - the table says what it is
+        return error, resolver.asked
+
+
+@pytest.mark.parametrize("dial", [dial_sync, dial_async])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_both_dialers_do_the_same(case: Case, dial: Callable[..., tuple[Any, list[Any]]]) -> None:
+    recorder = Recorder(case.refusing)
+    outcome, asked = dial(case, recorder, {"a.test": case.answer})
+    assert asked == ([] if case.asked is None else [("a.test", case.asked)])
+    assert recorder.dialled == [(ip, 443) for ip in case.dialled]
+    if case.error is None:
+        assert isinstance(outcome, socket.socket)
+        outcome.close()
+    else:
+        assert type(outcome) is case.error, outcome
+    if isinstance(outcome, DeniedError):
+        assert not any(ip in str(outcome) for ip in case.answer if isinstance(ip, str))
+        assert outcome.port == 443
+        judged = [case.host] if case.asked is None else case.answer
+        assert [d.address for d in outcome.decisions] in ([], [ip_address(each) for each in judged if each != "a.test"])
+    recorder.close()
+
+
+def test_answers_may_be_objects() -> None:
+    recorder = Recorder()
+    resolver = Names({"a.test": [ip_address("10.0.0.1"), ip_address("8.8.8.8")]})
+    Dialer(INSIDE_OUT, resolver=resolver, connect=recorder.connect).connect(("a.test", 1)).close()
+    assert recorder.dialled == [("8.8.8.8", 1)]
+    recorder.close()
+
+
+def test_the_context_narrows_and_a_pinned_dialer_keeps_what_it_was_given() -> None:
+    recorder = Recorder()
+    dialer = Dialer(ALL, connect=recorder.connect)
+    with use_rules(INSIDE_OUT):
+        pinned = dialer.pinned(dialer.rules_in_force())
+        with pytest.raises(DeniedError):
+            dialer.connect(("10.0.0.1", 1))
+    dialer.connect(("10.0.0.1", 1)).close()
+    with pytest.raises(DeniedError):
+        pinned.connect(("10.0.0.1", 1))
+    with use_rules(Rules()):
+        pinned.connect(("8.8.8.8", 1)).close()
+        with pytest.raises(DeniedError):
+            dialer.connect(("8.8.8.8", 1))
+    assert recorder.dialled == [("10.0.0.1", 1), ("8.8.8.8", 1)]
+    recorder.close()
+
+
+@pytest.mark.parametrize("make", [Dialer, AsyncDialer])
+def test_bad_configuration_is_refused_at_once(make: Any) -> None:
+    with pytest.raises(ValueError, match="'skip'"):
+        make(ALL, mixed="first")
+    with pytest.raises(TypeError, match="rules are"):
+        make(["10.0.0.0/8"])
+
+
+def test_a_resolver_of_the_other_kind_is_refused_with_a_reason() -> None:
+    with pytest.raises(TypeError, match="list of addresses, not coroutine"):
+        Dialer(ALL, resolver=AsyncNames({"a.test": ["8.8.8.8"]})).connect(("a.test", 1))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="is not awaited"):
+        asyncio.run(AsyncDialer(ALL, resolver=Names({"a.test": ["8.8.8.8"]})).connect(("a.test", 1)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "order"),
+    [
+        ([], []),
+        (["1.1.1.1"], ["1.1.1.1"]),
+        (["1.1.1.1", "1.1.1.2"], ["1.1.1.1", "1.1.1.2"]),
+        (["::1", "::2", "1.1.1.1"], ["::1", "1.1.1.1", "::2"]),
+        (["1.1.1.1", "::1", "::2", "::3", "1.1.1.2"], ["1.1.1.1", "::1", "1.1.1.2", "::2", "::3"]),
+    ],
+)
+def test_the_order_is_that_of_rfc_8305(addresses: list[str], order: list[str]) -> None:
+    assert dialing.in_dial_order(addresses) == order
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_a_denied_listener_accepts_nothing(site: Callable[..., Site], trap: Callable[..., Trap]) -> None:
+    good = site("127.0.0.2")
+    bad = trap("127.0.0.3", port=good.port)
+    rules = Rules(["127.0.0.2"])
+    names = {"good.test": ["127.0.0.2"], "bad.test": ["127.0.0.3"], "mixed.test": ["127.0.0.3", "127.0.0.2"]}
+
+    async def main() -> None:
+        dialer = AsyncDialer(rules, resolver=AsyncNames(names))
+        for host in ("127.0.0.2", "good.test", "mixed.test"):
+            _, writer = await dialer.open_connection(host, good.port)
+            assert writer.get_extra_info("peername") == ("127.0.0.2", good.port)
+            writer.close()
+            await writer.wait_closed()
+        for host in ("127.0.0.3", "bad.test", "::ffff:127.0.0.3"):
+            with pytest.raises(DeniedError):
+                await dialer.open_connection(host, good.port)
+
+    dialer = Dialer(rules, resolver=Names(names))
+    for host in ("127.0.0.2", "good.test", "mixed.test"):
+        with dialer.connect((host, good.port), timeout=5) as sock:
+            assert sock.getpeername() == ("127.0.0.2", good.port)
+            assert sock.gettimeout() == 5
+    for host in ("127.0.0.3", "bad.test", "::ffff:127.0.0.3"):
+        with pytest.raises(DeniedError):
+            dialer((host, good.port))
+    asyncio.run(main())
+    assert bad.accepted == 0
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+@pytest.mark.parametrize("spelling", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "①②⑦.⓪.⓪.①", "localhost"])
+def test_odd_spellings_are_judged_by_what_they_become(spelling: str, trap: Callable[..., Trap]) -> None:
+    listener = trap("127.0.0.1")
+    outside = Rules(["0.0.0.0/0", "::/0"], ["127.0.0.0/8", "::1"])
+    for timeout in (None, 10):
+        with pytest.raises((DeniedError, socket.gaierror)):
+            create_connection((spelling, listener.port), timeout, rules=outside)
+    with pytest.raises((DeniedError, socket.gaierror)):
+        asyncio.run(open_connection(spelling, listener.port, rules=outside))
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".test", "a\0b", "no-such-name.invalid", "b" * 300])
+@pytest.mark.parametrize("timeout", [None, 10])
+def test_a_name_that_cannot_be_resolved_is_a_gaierror(host: str, timeout: float | None) -> None:
+    with pytest.raises(socket.gaierror):
+        create_connection((host, 80), timeout, rules=LOCAL)
+    with pytest.raises(socket.gaierror):
+        asyncio.run(open_connection(host, 80, rules=LOCAL))
+
+
+def full_backlog() -> tuple[socket.socket, list[socket.socket]]:
+    """A loopback listener that answers no further SYN: an address that is dead, but within reach."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.9", 0))
+    listener.listen(0)
+    fillers = []
+    for _ in range(8):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+        fillers.append(filler)
+    return listener, fillers
+
+
+@pytest.fixture
+def dead() -> Any:
+    """The address of a listener with a full backlog."""
+    listener, fillers = full_backlog()
+    yield listener.getsockname()
+    for each in (listener, *fillers):
+        each.close()
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_a_dead_first_address_does_not_hold_up_the_second(dead: tuple[str, int], site: Callable[..., Site]) -> None:
+    """No timing: without the race this would time out, as no SYN to the first is ever answered."""
+    live = site("127.0.0.2", port=dead[1])
+    names = {"a.test": [dead[0], "127.0.0.2"]}
+    with Dialer(LOCAL, resolver=Names(names)).connect(("a.test", live.port), timeout=20) as sock:
+        assert sock.getpeername()[0] == "127.0.0.2"
+
+    async def main() -> None:
+        sock = await AsyncDialer(LOCAL, resolver=AsyncNames(names)).connect(("a.test", live.port), timeout=20)
+        assert sock.getpeername()[0] == "127.0.0.2"
+        assert len(asyncio.all_tasks()) == 1
+        sock.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_one_deadline_covers_every_attempt(dead: tuple[str, int]) -> None:
+    names = {"two.test": [dead[0], dead[0].replace("127.0.0.9", "::ffff:127.0.0.9")], "one.test": [dead[0]]}
+    for host in names:
+        with pytest.raises(TimeoutError):
+            Dialer(LOCAL, resolver=Names(names)).connect((host, dead[1]), timeout=0.3)
+        with pytest.raises(TimeoutError):
+            asyncio.run(AsyncDialer(LOCAL, resolver=AsyncNames(names)).connect((host, dead[1]), timeout=0.3))
+
+
+def test_the_deadline_covers_the_lookup() -> None:
+    stop = threading.Event()
+
+    class Hanging:
+        def lookup(self, host: str, family: int) -> list[str]:
+            stop.wait()
+            return ["127.0.0.1"]
+
+    class AsyncHanging:
+        async def lookup(self, host: str, family: int) -> list[str]:
+            await asyncio.sleep(3600)
+            return []
+
+    with pytest.raises(TimeoutError):
+        Dialer(LOCAL, resolver=Hanging()).connect(("a.test", 1), timeout=0.05)
+    with pytest.raises(TimeoutError):
+        asyncio.run(AsyncDialer(LOCAL, resolver=AsyncHanging()).connect(("a.test", 1), timeout=0.05))
+    stop.set()
+
+
+def test_lookups_with_a_deadline_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "_lookup_slots", threading.BoundedSemaphore(1))
+    stop = threading.Event()
+
+    class Hanging:
+        def lookup(self, host: str, family: int) -> list[str]:
+            stop.wait()
+            return []
+
+    dialer = Dialer(LOCAL, resolver=Hanging())
+    with pytest.raises(TimeoutError, match=r"timed out$"):
+        dialer.connect(("a.test", 1), timeout=0.05)
+    with pytest.raises(TimeoutError, match="every lookup thread is busy"):
+        dialer.connect(("b.test", 1), timeout=0.05)
+    stop.set()
+
+
+def test_a_lookup_in_a_thread_sees_the_context() -> None:
+    seen = []
+
+    class Looking:
+        def lookup(self, host: str, family: int) -> list[str]:
+            seen.append(current_rules())
+            return ["10.0.0.1"]
+
+    with use_rules(LOCAL), pytest.raises(DeniedError):
+        Dialer(resolver=Looking()).connect(("a.test", 1), timeout=5)
+    assert seen == [LOCAL]
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_connects_of_ones_own_race_and_the_losers_are_closed() -> None:
+    """An injected connect may block; the race goes on beside it, and its late socket is closed."""
+    release = threading.Event()
+    made: list[socket.socket] = []
+    late: list[socket.socket] = []
+
+    def connect(address: tuple[str, int], *, timeout: float | None) -> socket.socket:
+        if address[0] == "8.8.8.8":
+            release.wait()
+        ours, theirs = socket.socketpair()
+        (late if address[0] == "8.8.8.8" else made).append(theirs)
+        return ours
+
+    names = Names({"a.test": ["8.8.8.8", "1.1.1.1"]})
+    sock = Dialer(ALL, resolver=names, connect=connect).connect(("a.test", 1), timeout=20)
+    sock.sendall(b"x")
+    assert made[0].recv(1) == b"x"
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "netjail connect":
+            thread.join()
+    assert late[0].recv(1) == b"", "the loser was closed"
+    for each in (sock, *made, *late):
+        each.close()
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_cancelling_a_dial_leaves_nothing(dead: tuple[str, int]) -> None:
+    names = {"a.test": [dead[0], "::ffff:127.0.0.9"]}
+
+    async def main() -> None:
+        dialer = AsyncDialer(LOCAL, resolver=AsyncNames(names))
+        task = asyncio.create_task(dialer.connect(("a.test", dead[1])))
+        before = len(os.listdir("/proc/self/fd"))
+        while len(os.listdir("/proc/self/fd")) == before:  # noqa: ASYNC110 - a socket sets no event
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == 1
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(main())
+
+
+def test_source_address_and_options_are_set_before_connecting(site: Callable[..., Site]) -> None:
+    good = site("127.0.0.1")
+    option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with Dialer(LOCAL).connect(("127.0.0.1", good.port), 5, ("127.0.0.5", 0), socket_options=[option]) as sock:
+        assert sock.getsockname()[0] == "127.0.0.5"
+        assert sock.getsockopt(*option[:2])
+
+    async def main() -> None:
+        _, writer = await AsyncDialer(LOCAL).open_connection("127.0.0.1", good.port, local_addr=("127.0.0.6", 0))
+        assert writer.get_extra_info("sockname")[0] == "127.0.0.6"
+        writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_udp_is_judged_as_well() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.2", 0))
+        port = server.getsockname()[1]
+        with Dialer(Rules(["127.0.0.2"])).connect(("127.0.0.2", port), type=socket.SOCK_DGRAM) as sock:
+            sock.send(b"x")
+            assert server.recv(1) == b"x"
+        with pytest.raises(DeniedError):
+            Dialer(Rules(["127.0.0.3"])).connect(("127.0.0.2", port), type=socket.SOCK_DGRAM)
+
+
+def test_without_a_timeout_the_default_timeout_holds(site: Callable[..., Site]) -> None:
+    good = site()
+    socket.setdefaulttimeout(7)
+    try:
+        with create_connection((good.address, good.port), rules=LOCAL) as sock:
+            assert sock.gettimeout() == 7
+    finally:
+        socket.setdefaulttimeout(None)
+    with pytest.raises(ValueError, match="out of range"):
+        create_connection((good.address, good.port), -1, rules=LOCAL)
+
+
+class TestTLS:
+    """The name is what the certificate is checked against, the address is what is judged."""
+
+    NAMES: ClassVar[dict[str, list[str]]] = {
+        "good.test": ["127.0.0.2"],
+        "wrong.test": ["127.0.0.2"],
+        "bad.test": ["127.0.0.3"],
+    }
+
+    @pytest.fixture
+    def secure(self, site: Callable[..., Site], server_tls: Callable[..., ssl.SSLContext]) -> Site:
+        return site("127.0.0.2", tls=server_tls("good.test"))
+
+    @pytest.mark.usefixtures("nothing_left_behind")
+    def test_sync(self, secure: Site, client_tls: ssl.SSLContext, trap: Callable[..., Trap]) -> None:
+        trap("127.0.0.3", port=secure.port)
+        dialer = Dialer(Rules(["127.0.0.2"]), resolver=Names(self.NAMES))
+        with dialer.connect_tls(("good.test", secure.port), 10, context=client_tls) as tls:
+            assert tls.getpeercert()
+            assert tls.server_hostname == "good.test"
+            assert tls.gettimeout() == 10
+        with pytest.raises(ssl.SSLCertVerificationError):
+            dialer.connect_tls(("wrong.test", secure.port), context=client_tls)
+        with dialer.connect_tls(("wrong.test", secure.port), context=client_tls, server_hostname="good.test"):
+            pass
+        with pytest.raises(ssl.SSLCertVerificationError):
+            dialer.connect_tls(("good.test", secure.port))
+        with pytest.raises(DeniedError):
+            dialer.connect_tls(("bad.test", secure.port), context=client_tls)
+
+    @pytest.mark.usefixtures("nothing_left_behind")
+    def test_async(self, secure: Site, client_tls: ssl.SSLContext, trap: Callable[..., Trap]) -> None:
+        trap("127.0.0.3", port=secure.port)
+
+        async def main() -> None:
+            dialer = AsyncDialer(Rules(["127.0.0.2"]), resolver=AsyncNames(self.NAMES))
+            port = secure.port
+            for opening in (
+                dialer.connect_tls(("good.test", port), 10, context=client_tls),
+                dialer.open_connection("good.test", port, ssl=client_tls),
+                dialer.open_connection("wrong.test", port, ssl=client_tls, server_hostname="good.test"),
+            ):
+                _, writer = await opening
+                assert writer.get_extra_info("peercert")
+                writer.close()
+                await writer.wait_closed()
+            for failing in (
+                dialer.connect_tls(("wrong.test", port), context=client_tls),
+                dialer.open_connection("wrong.test", port, ssl=client_tls),
+                dialer.open_connection("good.test", port, ssl=True),
+            ):
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    await failing
+            with pytest.raises(DeniedError):
+                await dialer.connect_tls(("bad.test", port), context=client_tls)
+            await asyncio.sleep(0)
+            gc.collect()
+
+        asyncio.run(main())
+
+    @pytest.mark.usefixtures("nothing_left_behind")
+    def test_the_deadline_covers_the_handshake(self, client_tls: ssl.SSLContext) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            target = ("127.0.0.1", silent.getsockname()[1])
+            with pytest.raises(TimeoutError):
+                Dialer(LOCAL).connect_tls(target, 0.1, context=client_tls)
+            with pytest.raises(TimeoutError):
+                asyncio.run(AsyncDialer(LOCAL).connect_tls(target, 0.1, context=client_tls))
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_a_protocol_factory_that_fails_leaves_no_socket(site: Callable[..., Site]) -> None:
+    good = site()
+
+    async def main() -> None:
+        def factory() -> asyncio.Protocol:
+            raise RuntimeError("no protocol")
+
+        with pytest.raises(RuntimeError, match="no protocol"):
+            await AsyncDialer(LOCAL).create_connection(factory, good.address, good.port)
+        transport, protocol = await AsyncDialer(LOCAL).create_connection(asyncio.Protocol, good.address, good.port)
+        assert isinstance(protocol, asyncio.Protocol)
+        transport.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "options", [{"server_hostname": "x"}, {"ssl_handshake_timeout": 1}, {"sock": None}, {"proto": 6}]
+)
+def test_options_that_mean_nothing_are_refused_before_anything_is_sent(
+    options: dict[str, Any], trap: Callable[..., Trap]
+) -> None:
+    listener = trap()
+    with pytest.raises((ValueError, TypeError)):
+        asyncio.run(open_connection(listener.address, listener.port, rules=LOCAL, **options))
