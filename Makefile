@@ -24,8 +24,8 @@ $(READY): requirements/dev.txt scripts/bootstrap scripts/uv scripts/find-python
 	@sh scripts/bootstrap $(VENV) requirements/dev.txt
 	@touch $@
 
-demo: $(READY) ## a server inside, a name that leads to it, and what each client says
-	@$(PYTHON_BIN) -m netjail demo $(ARGS)
+demo: $(READY) ## attacks on a plain client and on the jailed ones, on loopback
+	@$(PYTHON_BIN) -m netjail demo
 
 test: $(READY) ## every test (ARGS="-k denied" for some)
 	@$(PYTHON_BIN) -m pytest $(ARGS)

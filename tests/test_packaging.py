@@ -80,7 +80,9 @@ def test_importing_netjail_from_the_wheel_needs_the_standard_library_alone(wheel
 
 
 def test_importing_netjail_loads_neither_asyncio_nor_ssl():
-    loaded = run("import netjail; loaded = set(sys.modules); import json; print(json.dumps(list(loaded)))", ROOT / "src")
+    loaded = run(
+        "import netjail; loaded = set(sys.modules); import json; print(json.dumps(list(loaded)))", ROOT / "src"
+    )
     assert not {"asyncio", "ssl", "_ssl", "concurrent.futures"} & set(loaded)
 
 

@@ -56,26 +56,24 @@ def parse6(text: str) -> int | None:
     try:
         return int.from_bytes(pack6(text), "big")
     except (OSError, ValueError):
-        address, _, zone = text.partition("%")
-        if zone and "%" not in zone and _is_ipv6(address):
+        if _has_zone(text):
             return None
         raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return len(pack6(text)) == 16
-    except (OSError, ValueError):
-        return False
 
 
 def is_literal(host: str) -> bool:
     """Whether ``host`` is an IP address as text, with or without a zone, so that nobody need resolve it."""
     try:
-        _ = parse6(host) if ":" in host else parse4(host)
-    except ValueError:
-        return False
+        _ = pack6(host) if ":" in host else pack4(host)
+    except (OSError, ValueError):
+        return _has_zone(host)
     return True
+
+
+def _has_zone(text: str) -> bool:
+    """Whether ``text`` is an IPv6 address with a zone (RFC 4007, section 11)."""
+    address, _, zone = text.partition("%")
+    return bool(zone) and "%" not in zone and ":" in address and is_literal(address)
 
 
 def to_object(address: str | IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

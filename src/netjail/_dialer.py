@@ -6,7 +6,6 @@ twins hold loops. This module knows everything above it and no client library.
 
 from __future__ import annotations
 
-import copy
 import errno
 import socket
 import time
@@ -41,6 +40,7 @@ STAGGER = 0.25
 
 DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what http.client hands on
 _LOOKUP_THREADS = 32
+_SYSTEM, _ASYNC_SYSTEM = SystemResolver(), AsyncSystemResolver()
 
 
 class Connect(Protocol):
@@ -85,14 +85,20 @@ def judge(
     mixed: Mixed = "skip",
 ) -> list[str]:
     """Those of ``addresses`` that every rule set accepts, as text in their order; DeniedError if none is."""
-    applying = [source.rules_for(host, port) for source in rules] or [Rules()]
-    accepted = [address for address in addresses if all(each.accepts(address) for each in applying)]
+    applying = [source.rules_for(host, port) for source in rules]
+    accepted: list[str] = []
+    for address in addresses if applying else ():
+        for each in applying:
+            if not each.accepts(address):
+                break
+        else:
+            accepted.append(str(address))
     if accepted and (mixed == "skip" or len(accepted) == len(addresses)):
-        return [str(address) for address in accepted]
+        return accepted
     decisions: list[Decision] = []
     for address in addresses:
         denying = [each for each in applying if not each.accepts(address)]
-        decisions.append((denying or applying)[0].explain(address))
+        decisions.append((*denying, *applying, Rules())[0].explain(address))
     raise DeniedError(host, port, decisions, _reason(host, accepted=bool(accepted)))
 
 
@@ -105,7 +111,7 @@ def _reason(host: str, *, accepted: bool) -> str:
 
 def answered(host: str, answer: Any) -> list[Any]:
     """A resolver's answer as a list without repetition; gaierror if it is empty."""
-    if isinstance(answer, str | bytes) or not hasattr(answer, "__iter__"):
+    if isinstance(answer, (str, bytes)) or not hasattr(answer, "__iter__"):
         getattr(answer, "close", int)()  # a coroutine, which nobody will await
         raise TypeError(f"a resolver answers with a list of addresses, not {type(answer).__name__}")
     addresses: list[Any] = list(dict.fromkeys(answer))
@@ -116,6 +122,9 @@ def answered(host: str, answer: Any) -> list[Any]:
 
 def in_dial_order(addresses: Iterable[str]) -> list[str]:
     """The two families in turn, beginning with that of the first (RFC 8305, section 4)."""
+    addresses = list(addresses)
+    if len(addresses) == 1:
+        return addresses
     families: dict[bool, list[str]] = {}
     for address in addresses:
         families.setdefault(":" in address, []).append(address)
@@ -170,7 +179,7 @@ def _left(deadline: float | None) -> float | None:
 def _target(address: Target, type: int = socket.SOCK_STREAM) -> tuple[str, int]:
     """The host and the port number of what a caller asked for."""
     host, port, *_ = address
-    if isinstance(host, bytes | bytearray):
+    if isinstance(host, (bytes, bytearray)):
         host = host.decode("ascii")
     if not isinstance(host, str):
         raise TypeError(f"a host is a str, not {host!r}")
@@ -194,8 +203,8 @@ class _Jail:
 
     def pinned(self, rules: RulesInForce) -> Self:
         """This dialer under ``rules`` whatever the context: for a pool, which belongs to its rules."""
-        pinned = copy.copy(self)
-        pinned._pinned = rules
+        pinned = object.__new__(type(self))
+        pinned.__dict__.update(self.__dict__, _pinned=rules)
         return pinned
 
 
@@ -219,7 +228,7 @@ class Dialer(_Jail):
         mixed: Mixed = "skip",
     ) -> None:
         super().__init__(rules, mixed)
-        self._resolver: Resolver = SystemResolver() if resolver is None else resolver
+        self._resolver: Resolver = _SYSTEM if resolver is None else resolver
         self._connect = connect
 
     def connect(
@@ -485,35 +494,38 @@ _lookup_slots: Any = None
 
 def _within(timeout: float, lookup: Callable[[], Any]) -> Any:
     """What ``lookup`` returns or raises; TimeoutError after ``timeout`` seconds, when it is left behind."""
-    from queue import Empty, SimpleQueue  # noqa: PLC0415 - threads are for deadlines alone
-    from threading import BoundedSemaphore, Thread  # noqa: PLC0415
+    from _thread import allocate_lock, start_new_thread  # noqa: PLC0415 - threads are for deadlines alone
+    from threading import BoundedSemaphore  # noqa: PLC0415
 
     global _lookup_slots  # noqa: PLW0603 - one bound for the process
     if _lookup_slots is None:
         _lookup_slots = BoundedSemaphore(_LOOKUP_THREADS)
     slots = _lookup_slots
     deadline = _deadline(timeout)
-    done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    outcome: list[tuple[Any, BaseException | None]] = []
+    done = allocate_lock()
+    done.acquire()
 
     def run() -> None:
         try:
-            done.put((lookup(), None))
+            outcome.append((lookup(), None))
         except BaseException as error:  # noqa: BLE001 - it is handed to the caller's thread
-            done.put((None, error))
+            outcome.append((None, error))
         finally:
             slots.release()
+            done.release()
 
     if not slots.acquire(timeout=_left(deadline)):
         raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy")
     try:
-        Thread(target=copy_context().run, args=(run,), name="netjail lookup", daemon=True).start()
+        # threading.Thread would wait for the thread to say that it runs: as long again as a cached lookup.
+        start_new_thread(copy_context().run, (run,))
     except BaseException:
         slots.release()
         raise
-    try:
-        answer, error = done.get(timeout=_left(deadline))
-    except Empty:
-        raise TimeoutError(errno.ETIMEDOUT, "timed out") from None
+    if not done.acquire(timeout=_left(deadline)):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    answer, error = outcome[0]
     if error is not None:
         raise error
     return answer
@@ -535,7 +547,7 @@ class AsyncDialer(_Jail):
         mixed: Mixed = "skip",
     ) -> None:
         super().__init__(rules, mixed)
-        self._resolver: AsyncResolver = AsyncSystemResolver() if resolver is None else resolver
+        self._resolver: AsyncResolver = _ASYNC_SYSTEM if resolver is None else resolver
         self._connect = connect
 
     async def connect(
@@ -552,6 +564,18 @@ class AsyncDialer(_Jail):
         """A connected socket that does not block. The rest is as in :meth:`Dialer.connect`."""
         import asyncio  # noqa: PLC0415 - imported where it is used
 
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.connect(
+                    address,
+                    None,
+                    source_address,
+                    all_errors=all_errors,
+                    family=family,
+                    type=type,
+                    socket_options=socket_options,
+                )
+
         async def attempt(target: SocketAddress) -> socket.socket:
             if self._connect is not None:
                 return await self._connect(target)
@@ -564,11 +588,10 @@ class AsyncDialer(_Jail):
                 raise
             return sock
 
-        async with asyncio.timeout(timeout):
-            accepted = await self.resolve(address, family=family, type=type)
-            if len(accepted) == 1 and not all_errors:
-                return await attempt(accepted[0])
-            return await _first_async(attempt, accepted, all_errors)
+        accepted = await self.resolve(address, family=family, type=type)
+        if len(accepted) == 1 and not all_errors:
+            return await attempt(accepted[0])
+        return await _first_async(attempt, accepted, all_errors)
 
     __call__ = connect
 

@@ -13,9 +13,7 @@ ExceptionGroup from some clients and breaks happy eyeballs in others. It always 
 
 from __future__ import annotations
 
-import ast
 import errno
-import re
 from typing import TYPE_CHECKING, Any, Self, cast
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ class DeniedError(NetjailError, PermissionError):
         return error
 
 
-_MESSAGE = re.compile(
+_MESSAGE = (
     r"""netjail denied the connection to (?P<host>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") """
     r"""port (?P<port>\d+): (?P<reason>[^'"\\\])}>,;\n]*)"""
 )
@@ -81,14 +79,24 @@ def find_denied(error: BaseException | None) -> DeniedError | None:
     Looks through causes, contexts, exception groups, ``reason`` attributes and arguments. Where a
     library kept only the text of an exception, the denial is made anew from that text, without decisions.
     """
-    text: DeniedError | None = None
+    texts: list[str] = []
     for found in _within(error):
         if isinstance(found, DeniedError):
             return found
-        if text is None and isinstance(found, str) and (match := _MESSAGE.search(found)):
-            host = ast.literal_eval(match["host"])
-            text = DeniedError(host, int(match["port"]), reason=match["reason"].strip())
-    return text
+        if isinstance(found, str):
+            texts.append(found)
+    return _from_text("\n".join(texts))
+
+
+def _from_text(text: str) -> DeniedError | None:
+    """The denial whose message stands in ``text``."""
+    from ast import literal_eval  # noqa: PLC0415 - a denial that must be dug out of text is rare
+    from re import search  # noqa: PLC0415 - as above
+
+    match = search(_MESSAGE, text)
+    if match is None:
+        return None
+    return DeniedError(literal_eval(match["host"]), int(match["port"]), reason=match["reason"].strip())
 
 
 def _within(error: BaseException | None) -> Iterator[object]:

@@ -74,8 +74,9 @@ def clients() -> None:
     plain.close()
     jailed_urllib3.PoolManager(PUBLIC, num_pools=2).clear()
     jailed_urllib.urlopen("http://localhost/", timeout=1, rules=PUBLIC).close()
-    both: tuple[type[httpx.TransportError], type[DeniedError]] = (jailed_httpx.DeniedError, jailed_httpx.DeniedError)
-    assert_type(both[0], type[httpx.TransportError])
+    denied = jailed_httpx.DeniedError("localhost", 80)
+    both: tuple[httpx.TransportError, DeniedError] = (denied, denied)
+    assert_type(both[1].port, int)
 
 
 async def clients_async() -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -67,17 +67,11 @@ class Kit:
     failed: type[Exception]
     denied: type[RequestDeniedError]
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Raises in httpcore's classes what its own backends do. A denial is in none, or it would be retried."""
-        try:
-            yield
-        except DeniedError as denied:
-            raise self.denied.of(denied) from denied
-        except TimeoutError as error:
-            raise self.timed_out(error) from error
-        except OSError as error:
-            raise self.failed(error) from error
+    def error(self, error: OSError) -> Exception:
+        """``error`` as httpcore's own backends raise it. A denial is no class of httpcore's: it would be retried."""
+        if isinstance(error, DeniedError):
+            return self.denied.of(error)
+        return (self.timed_out if isinstance(error, TimeoutError) else self.failed)(error)
 
     def maker(
         self, new: Callable[[RulesInForce], Any] | None, options: dict[str, Any]
@@ -197,15 +191,20 @@ class _Backend:
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
         source = None if local_address is None else (local_address, 0)
-        with self._kit.errors():
+        try:
             sock = self._dialer.connect((host, port), timeout, source)
             try:
-                _set_options(sock, socket_options)
-                if sock.family in (socket.AF_INET, socket.AF_INET6):  # connect= may give another
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for option in socket_options or ():
+                    sock.setsockopt(*option)
             except BaseException:
                 sock.close()
                 raise
+        except OSError as error:
+            raise self._kit.error(error) from error
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # connect= may give what is not TCP
         return self._kit.stream(sock)
 
     def connect_unix_socket(self, path: str, *_: object, **__: object) -> Any:
@@ -218,11 +217,6 @@ class _Backend:
 def _alive(transports: Pools[Any]) -> list[Any]:
     with transports._lock:
         return list(transports._made)
-
-
-def _set_options(sock: socket.socket, options: Iterable[Any] | None) -> None:
-    for option in options or ():
-        sock.setsockopt(*option)
 
 
 def _no_address(kit: Kit, path: str) -> RequestDeniedError:
@@ -288,9 +282,7 @@ class AsyncTransport(Generic[Plain, Request, Response]):
     def _jailed(self, rules: Any) -> Any:
         transport = self._new(rules)
         pool = self._kit.pool_of(transport)
-        pool._network_backend = _AsyncBackend(
-            self._kit, self._dialer.pinned(rules), self._connect, pool._network_backend
-        )
+        pool._network_backend = _AsyncBackend(self._kit, self._dialer.pinned(rules), self._connect)
         weakref.finalize(transport, self._orphans.adopt, pool, self._orphans.closer()).atexit = False
         return transport
 
@@ -361,13 +353,12 @@ _closing: set[asyncio.Task[None]] = set()  # a loop keeps no strong reference to
 
 
 class _AsyncBackend:
-    """What a pool opens its connections with: the backend that it had, which now gets accepted addresses alone."""
+    """The same for asyncio and trio, over anyio, which brings httpcore to both."""
 
-    def __init__(self, kit: Kit, dialer: AsyncDialer, connect: AsyncConnect | None, plain: Any) -> None:
+    def __init__(self, kit: Kit, dialer: AsyncDialer, connect: AsyncConnect | None) -> None:
         self._kit = kit
         self._dialer = dialer
         self._connect = connect
-        self._plain = plain
 
     async def connect_tcp(
         self,
@@ -377,34 +368,43 @@ class _AsyncBackend:
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
-        async def attempt(address: SocketAddress) -> Any:
+        async def attempt(address: SocketAddress) -> anyio.abc.SocketStream:
             if self._connect is None:
-                return await self._plain.connect_tcp(*address, None, local_address, socket_options)
+                return await anyio.connect_tcp(*address, local_host=local_address)
             sock = await self._connect(address)
             try:
-                _set_options(sock, socket_options)
-                return self._kit.stream(await anyio.abc.SocketStream.from_socket(sock))
+                return await anyio.abc.SocketStream.from_socket(sock)
             except BaseException:
                 sock.close()
                 raise
 
-        with self._kit.errors(), anyio.fail_after(timeout):
-            accepted = await self._dialer.resolve((host, port))
-            if len(accepted) == 1:
-                return await attempt(accepted[0])
-            return await _first(attempt, accepted)
+        try:
+            with anyio.fail_after(timeout):
+                accepted = await self._dialer.resolve((host, port))
+                stream = await (attempt(accepted[0]) if len(accepted) == 1 else _first(attempt, accepted))
+            try:
+                for option in socket_options or ():
+                    stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(*option)  # noqa: S610 - no SQL here
+            except BaseException:
+                await _close(stream)
+                raise
+        except OSError as error:
+            raise self._kit.error(error) from error
+        return self._kit.stream(stream)
 
     async def connect_unix_socket(self, path: str, *_: object, **__: object) -> Any:
         raise _no_address(self._kit, path)
 
     async def sleep(self, seconds: float) -> None:
-        await self._plain.sleep(seconds)
+        await anyio.sleep(seconds)
 
 
-async def _first(attempt: Callable[[SocketAddress], Awaitable[Any]], addresses: Sequence[SocketAddress]) -> Any:
+async def _first(
+    attempt: Callable[[SocketAddress], Awaitable[anyio.abc.SocketStream]], addresses: Sequence[SocketAddress]
+) -> anyio.abc.SocketStream:
     """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
     errors: list[Exception] = []
-    winner: Any = None
+    winner: anyio.abc.SocketStream | None = None
 
     async def run(address: SocketAddress, over: anyio.Event) -> None:
         nonlocal winner
@@ -438,7 +438,7 @@ async def _first(attempt: Callable[[SocketAddress], Awaitable[Any]], addresses: 
     return winner
 
 
-async def _close(stream: Any) -> None:
+async def _close(stream: anyio.abc.SocketStream) -> None:
     """Closes what nobody will use, in a task that may be cancelled already."""
     with anyio.CancelScope(shield=True):
         await stream.aclose()

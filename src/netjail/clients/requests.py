@@ -13,9 +13,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException
-from requests.utils import select_proxy
+from requests.utils import resolve_proxies, select_proxy
 
-from netjail import _errors
+from netjail._errors import DeniedError as Denied
 
 from .urllib3 import NO_PROXY, PoolManager, refuse_proxy
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("netjail")
 
 
-class DeniedError(_errors.DeniedError, RequestException):
+class DeniedError(Denied, RequestException):
     """The rules in force do not accept the target of ``request``. There is no ``response``."""
 
     request: Request | PreparedRequest | None = None
@@ -108,7 +108,7 @@ class Adapter(HTTPAdapter):
             return super().send(request, stream, timeout, verify, cert)
         except RequestsConnectionError as error:
             denied = error.args[0] if error.args else None
-            if not isinstance(denied, _errors.DeniedError):
+            if not isinstance(denied, Denied):
                 raise
             own = DeniedError.of(denied)
             own.request = request
@@ -145,7 +145,9 @@ class Session(requests.Session):
 
     def send(self, request: PreparedRequest, **kwargs: Any) -> Response:
         """Sends a prepared request; ValueError where any proxy is named."""
-        for proxies in (self.proxies, kwargs.get("proxies")):
+        if "proxies" not in kwargs:
+            kwargs["proxies"] = resolve_proxies(request, self.proxies, self.trust_env)
+        for proxies in (self.proxies, kwargs["proxies"]):
             if proxies and any(proxy for scheme, proxy in proxies.items() if scheme != "no_proxy"):
                 raise ValueError(f"{NO_PROXY} (proxies=)")
         return super().send(request, **kwargs)

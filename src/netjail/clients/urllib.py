@@ -33,28 +33,14 @@ class DeniedError(Denied, urllib.error.URLError):
     reason: str  # pyright: ignore[reportIncompatibleVariableOverride]  # a URLError's may be an exception instead
 
 
-class HTTPConnection(http.client.HTTPConnection):
-    """``http.client.HTTPConnection`` that connects to what the rules accept.
-
-    ``rules``, ``resolver``, ``connect`` and ``mixed`` are those of :class:`netjail.Dialer`; the rest is
-    as in http.client. A connection that is open when a request begins under other rules than it was made
-    under is left for a new one. Connecting raises :class:`DeniedError`.
-    """
+class _Connection(http.client.HTTPConnection):
+    """A connection that ``dialer`` dials."""
 
     _judged_under: RulesInForce | None = None
 
-    def __init__(
-        self,
-        *plain: Any,
-        rules: RuleSource | None = None,
-        resolver: Resolver | None = None,
-        connect: Connect | None = None,
-        mixed: Mixed = "skip",
-        _dialer: Dialer | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *plain: Any, dialer: Dialer, **options: Any) -> None:
         super().__init__(*plain, **options)
-        self._dialer = _dialer or Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
+        self._dialer = dialer
         # http.client looks for a function in here. Without one it finds our method, which as an attribute would
         # tie each connection into a knot that only the garbage collector undoes.
         del self.__dict__["_create_connection"]
@@ -66,6 +52,34 @@ class HTTPConnection(http.client.HTTPConnection):
         except Denied as denied:
             raise DeniedError.of(denied) from denied
 
+    def set_tunnel(self, *_args: Any, **_options: Any) -> NoReturn:
+        """Raises ValueError: a proxy would resolve the target, and nobody would judge it."""
+        raise ValueError("netjail refuses proxies for now: a tunnel's far end would not be judged")
+
+
+class _TLSConnection(_Connection, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class HTTPConnection(_Connection):
+    """``http.client.HTTPConnection`` that connects to what the rules accept.
+
+    ``rules``, ``resolver``, ``connect`` and ``mixed`` are those of :class:`netjail.Dialer`; the rest is
+    as in http.client. A connection that is open when a request begins under other rules than it was made
+    under is left for a new one. Connecting raises :class:`DeniedError`, and ``set_tunnel`` ValueError.
+    """
+
+    def __init__(
+        self,
+        *plain: Any,
+        rules: RuleSource | None = None,
+        resolver: Resolver | None = None,
+        connect: Connect | None = None,
+        mixed: Mixed = "skip",
+        **options: Any,
+    ) -> None:
+        super().__init__(*plain, dialer=Dialer(rules, resolver=resolver, connect=connect, mixed=mixed), **options)
+
     def putrequest(self, *args: Any, **options: Any) -> None:
         """Begins a request; see http.client."""
         super().putrequest(*args, **options)  # this sends nothing yet
@@ -74,10 +88,6 @@ class HTTPConnection(http.client.HTTPConnection):
             # Only the socket, and not self.close(): a response that is still being read keeps its own hold of it.
             self.sock.close()
             self.sock = None
-
-    def set_tunnel(self, *_args: Any, **_options: Any) -> NoReturn:
-        """Always raises ValueError: the proxy would resolve the target, and nobody would judge it."""
-        raise ValueError("netjail refuses proxies for now: a tunnel's far end would not be judged")
 
 
 class HTTPSConnection(HTTPConnection, http.client.HTTPSConnection):
@@ -90,7 +100,7 @@ class _HTTPHandler(urllib.request.HTTPHandler):
         self._dialer = dialer
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return _open(self, HTTPConnection, req, _dialer=self._dialer)
+        return _open(self, _Connection, req, dialer=self._dialer)
 
 
 class _HTTPSHandler(urllib.request.HTTPSHandler):
@@ -102,7 +112,7 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         context = _default_context() if self._given is None else self._given
-        return _open(self, HTTPSConnection, req, _dialer=self._dialer, context=context)
+        return _open(self, _TLSConnection, req, dialer=self._dialer, context=context)
 
 
 def _open(

@@ -15,8 +15,8 @@ from urllib3 import connection, exceptions
 from urllib3.util.connection import allowed_gai_family
 from urllib3.util.timeout import Timeout
 
-from netjail import _errors
 from netjail._dialer import Dialer
+from netjail._errors import DeniedError as Denied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,14 +40,14 @@ if http.client.HTTPConnection not in connection.HTTPConnection.__mro__:
 NO_PROXY = "netjail has no proxying yet: a proxy would dial the target itself, outside the rules"
 
 
-class DeniedError(_errors.DeniedError, exceptions.HTTPError):
+class DeniedError(Denied, exceptions.HTTPError):
     """The rules in force do not accept the target. Nothing was sent to it, and nothing is retried."""
 
 
 class _Carrier(Exception):  # noqa: N818 - nobody is to catch it
     """Takes a denial through a pool, which retries every OSError and every HTTPError."""
 
-    def __init__(self, denied: _errors.DeniedError) -> None:
+    def __init__(self, denied: Denied) -> None:
         super().__init__(str(denied))
         self.denied = denied
 
@@ -75,7 +75,7 @@ class HTTPConnection(connection.HTTPConnection):
                 family=allowed_gai_family(),
                 socket_options=self.socket_options or (),
             )
-        except _errors.DeniedError as denied:
+        except Denied as denied:
             raise _Carrier(denied) from denied
         except socket.gaierror as error:
             raise exceptions.NameResolutionError(self.host, self, error) from error
