@@ -40,7 +40,7 @@ def special_purpose(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def inside(network: Any, other: Any) -> bool:
-    return network.version == other.version and network != other and network.subnet_of(other)
+    return network.version == other.version and network != other and bool(network.subnet_of(other))
 
 
 def without(network: Any, holes: list[Any]) -> list[Any]:

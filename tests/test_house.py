@@ -20,12 +20,13 @@ CORE = [
     "presets",
     "_context",
     "_resolver",
+    "_race",
     "_dialer",
     "_pools",
 ]
 """From the bottom up: a module imports only what stands before it."""
 
-KNOWS_NOTHING = {"_registry", "_errors", "_boundaries", "_pools"}
+KNOWS_NOTHING = {"_registry", "_errors", "_boundaries", "_race", "_pools"}
 FACE = {"__init__", "__main__", "cli", "_demo", "demo"}
 
 

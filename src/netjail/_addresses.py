@@ -14,33 +14,35 @@ from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 Version = Literal[4, 6]
 BITS: dict[Version, int] = {4: 32, 6: 128}
 
-if sys.platform == "linux":
-    # glibc and musl take the canonical forms and nothing else.
-    pack4 = partial(inet_pton, AF_INET)
-    pack6 = partial(inet_pton, AF_INET6)
-else:
 
-    def pack4(text: str) -> bytes:
-        """The four bytes of a dotted quad; OSError for any other spelling, whatever the platform takes."""
-        packed = inet_pton(AF_INET, text)
-        if inet_ntoa(packed) != text:
-            raise OSError(f"{text!r} is not a dotted quad of decimal numbers without leading zeros")
-        return packed
+def _strict4(text: str, /) -> bytes:
+    """The four bytes of a dotted quad; OSError for any other spelling, whatever the platform takes."""
+    packed = inet_pton(AF_INET, text)
+    if inet_ntoa(packed) != text:
+        raise OSError(f"{text!r} is not a dotted quad of decimal numbers without leading zeros")
+    return packed
 
-    def pack6(text: str) -> bytes:
-        """The sixteen bytes of an IPv6 address; OSError for a zone or a group of more than four digits."""
-        groups = text.rpartition(":")[0] if "." in text else text
-        if "%" in text or any(len(group) > 4 for group in groups.split(":")):
-            raise OSError(f"{text!r} is not an IPv6 address")
-        if "." in text:
-            pack4(text.rpartition(":")[2])
-        return inet_pton(AF_INET6, text)
+
+def _strict6(text: str, /) -> bytes:
+    """The sixteen bytes of an IPv6 address; OSError for a zone or a group of more than four digits."""
+    groups = text.rpartition(":")[0] if "." in text else text
+    if "%" in text or any(len(group) > 4 for group in groups.split(":")):
+        raise OSError(f"{text!r} is not an IPv6 address")
+    if "." in text:
+        _strict4(text.rpartition(":")[2])
+    return inet_pton(AF_INET6, text)
+
+
+# On Linux, glibc and musl take the canonical forms and nothing else.
+_LINUX = sys.platform == "linux"
+pack4: Callable[[str], bytes] = partial(inet_pton, AF_INET) if _LINUX else _strict4
+pack6: Callable[[str], bytes] = partial(inet_pton, AF_INET6) if _LINUX else _strict6
 
 
 def parse4(text: str) -> int:
@@ -76,7 +78,7 @@ def _has_zone(text: str) -> bool:
     return bool(zone) and "%" not in zone and ":" in address and is_literal(address)
 
 
-def to_object(address: str | IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+def to_object(address: object) -> IPv4Address | IPv6Address:
     """The ``ipaddress`` object of an address; ValueError for text that is none, TypeError for anything else."""
     if isinstance(address, str):
         if ":" not in address:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
 
-    Bounds = list[int] | array[int]
+    Bounds: TypeAlias = "list[int] | array[int]"
 
 
 def span(start: int, length: int, bits: int) -> list[int]:

@@ -6,24 +6,21 @@ twins hold loops. This module knows everything above it and no client library.
 
 from __future__ import annotations
 
-import errno
 import socket
-import time
-from collections import deque
-from contextvars import copy_context
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from ._addresses import is_literal
 from ._context import checked, in_force
 from ._errors import DeniedError
+from ._race import Selected, Threads, deadline_after, first, first_async, left_until, within
 from ._resolver import AsyncSystemResolver, SystemResolver, port_number, unresolvable
 from ._rules import Rules
 
 if TYPE_CHECKING:
     import asyncio
     import ssl
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     from ._context import RulesInForce
@@ -35,11 +32,7 @@ if TYPE_CHECKING:
     SocketAddress = tuple[str, int]
     SocketOption = tuple[int, int, int | bytes]
 
-STAGGER = 0.25
-"""Seconds that one attempt gets before the next address is tried beside it (RFC 8305, section 5)."""
-
 DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what http.client hands on
-_LOOKUP_THREADS = 32
 _SYSTEM, _ASYNC_SYSTEM = SystemResolver(), AsyncSystemResolver()
 
 
@@ -62,33 +55,41 @@ class AsyncConnect(Protocol):
 # What both twins decide.
 
 
-def query_family(rules: RulesInForce, host: str, port: int, family: int = socket.AF_UNSPEC) -> int:
-    """The address family to ask a resolver for; DeniedError where no answer could be accepted."""
-    versions = {4, 6} if family == socket.AF_UNSPEC else {4 if family == socket.AF_INET else 6}
-    applying = [source.rules_for(host, port) for source in rules]
-    for each in applying:
-        versions &= set(each.versions)
-    if not applying:
+def applying(rules: RulesInForce, host: str, port: int) -> list[Rules]:
+    """The rule sets that an address of this target must pass; DeniedError if there is none."""
+    found = [source.rules_for(host, port) for source in rules]
+    if not found:
         raise DeniedError(host, port, reason="no rules are in force (give rules, or use netjail.use_rules)")
-    if not versions:
-        raise DeniedError(host, port, reason="the rules in force accept no address for it")
-    if len(versions) == 2:
+    return found
+
+
+def query_family(rules: list[Rules], host: str, port: int, family: int = socket.AF_UNSPEC) -> int:
+    """The address family to ask a resolver for; DeniedError where no answer could be accepted."""
+    ip4, ip6 = family != socket.AF_INET6, family != socket.AF_INET
+    for each in rules:
+        ip4 = ip4 and 4 in each.versions
+        ip6 = ip6 and 6 in each.versions
+    if ip4 and ip6:
         return socket.AF_UNSPEC
-    return socket.AF_INET if 4 in versions else socket.AF_INET6
+    if not ip4 and not ip6:
+        raise DeniedError(host, port, reason="the rules in force accept no address for it")
+    return socket.AF_INET if ip4 else socket.AF_INET6
 
 
 def judge(
-    rules: RulesInForce,
+    rules: list[Rules],
     host: str,
     port: int,
     addresses: Sequence[str | IPv4Address | IPv6Address],
     mixed: Mixed = "skip",
 ) -> list[str]:
-    """Those of ``addresses`` that every rule set accepts, as text in their order; DeniedError if none is."""
-    applying = [source.rules_for(host, port) for source in rules]
+    """Those of ``addresses`` that every rule set accepts, as text in their order; DeniedError if none is.
+
+    Without any rule set that is none.
+    """
     accepted: list[str] = []
-    for address in addresses if applying else ():
-        for each in applying:
+    for address in addresses if rules else ():
+        for each in rules:
             if not each.accepts(address):
                 break
         else:
@@ -97,8 +98,8 @@ def judge(
         return accepted
     decisions: list[Decision] = []
     for address in addresses:
-        denying = [each for each in applying if not each.accepts(address)]
-        decisions.append((*denying, *applying, Rules())[0].explain(address))
+        denying = [each for each in rules if not each.accepts(address)]
+        decisions.append((*denying, *rules, Rules())[0].explain(address))
     raise DeniedError(host, port, decisions, _reason(host, accepted=bool(accepted)))
 
 
@@ -132,13 +133,6 @@ def in_dial_order(addresses: Iterable[str]) -> list[str]:
     return [address for address in turns if address is not None]
 
 
-def the_error(errors: Sequence[Exception], all_errors: bool = False) -> Exception:
-    """What the standard library would raise when every attempt has failed."""
-    if all_errors:
-        return ExceptionGroup("create_connection failed", list(errors))
-    return errors[-1]
-
-
 def _opened(
     address: str,
     type: int,
@@ -156,24 +150,6 @@ def _opened(
         sock.close()
         raise
     return sock
-
-
-def _deadline(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if timeout < 0:
-        raise ValueError("Timeout value out of range")
-    return time.monotonic() + timeout
-
-
-def _left(deadline: float | None) -> float | None:
-    """The seconds until ``deadline``; TimeoutError when it has passed."""
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError(errno.ETIMEDOUT, "timed out")
-    return left
 
 
 def _target(address: Target, type: int = socket.SOCK_STREAM) -> tuple[str, int]:
@@ -254,23 +230,23 @@ class Dialer(_Jail):
         """
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        deadline = _deadline(timeout)
+        deadline = deadline_after(timeout)
         accepted = self.resolve(address, timeout, family=family, type=type)
         alone = len(accepted) == 1 and not all_errors
         if (bottom := self._connect) is not None:
             if alone:
-                return bottom(accepted[0], timeout=_left(deadline))
-            return _first(
-                _Threads(lambda target: bottom(target, timeout=_left(deadline))), accepted, deadline, all_errors
+                return bottom(accepted[0], timeout=left_until(deadline))
+            return first(
+                Threads(lambda target: bottom(target, timeout=left_until(deadline))), accepted, deadline, all_errors
             )
 
         def open_(ip: str) -> socket.socket:
             return _opened(ip, type, source_address, socket_options)
 
         if alone:
-            sock = _connected(open_, accepted[0], _left(deadline))
+            sock = _connected(open_, accepted[0], left_until(deadline))
         else:
-            sock = _first(_Selected(open_), accepted, deadline, all_errors)
+            sock = first(Selected(open_), accepted, deadline, all_errors)
         sock.settimeout(timeout)
         return sock
 
@@ -296,11 +272,11 @@ class Dialer(_Jail):
 
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
-        deadline = _deadline(timeout)
+        deadline = deadline_after(timeout)
         context = ssl.create_default_context() if context is None else context
         sock = self.connect(address, timeout, source_address, family=family, socket_options=socket_options)
         try:
-            sock.settimeout(_left(deadline))
+            sock.settimeout(left_until(deadline))
             tls = context.wrap_socket(sock, server_hostname=server_hostname or _target(address)[0])
         except BaseException:
             sock.close()
@@ -322,14 +298,14 @@ class Dialer(_Jail):
         longer. Raises what :meth:`connect` raises before it connects.
         """
         host, port = _target(address, type)
-        rules = self.rules_in_force()
+        rules = applying(self.rules_in_force(), host, port)
         if is_literal(host):
             return [(ip, port) for ip in judge(rules, host, port, [host])]
         family = query_family(rules, host, port, family)
         if timeout is None:
             answer = self._resolver.lookup(host, family)
         else:
-            answer = _within(timeout, lambda: self._resolver.lookup(host, family))
+            answer = within(timeout, lambda: self._resolver.lookup(host, family))
         accepted = judge(rules, host, port, answered(host, answer), self._mixed)
         return [(ip, port) for ip in in_dial_order(accepted)]
 
@@ -344,191 +320,6 @@ def _connected(open_: Callable[[str], socket.socket], address: SocketAddress, ti
         sock.close()
         raise
     return sock
-
-
-def _first(
-    attempts: _Attempts, addresses: Iterable[SocketAddress], deadline: float | None, all_errors: bool
-) -> socket.socket:
-    """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
-    waiting = deque(addresses)
-    errors: list[Exception] = []
-    with attempts:
-        while waiting or attempts.pending:
-            if waiting:
-                attempts.start(waiting.popleft())
-            left = _left(deadline)
-            pause = min(STAGGER, left or STAGGER) if waiting else left
-            for sock, error in attempts.wait(pause):
-                if sock is not None:
-                    attempts.winner = sock
-                    return sock
-                errors.append(error or OSError("connect failed"))
-    raise the_error(errors, all_errors)
-
-
-Outcome = tuple["socket.socket | None", "Exception | None"]
-
-
-class _Attempts(Protocol):
-    pending: int
-    winner: socket.socket | None
-
-    def start(self, address: SocketAddress) -> None: ...
-    def wait(self, timeout: float | None) -> list[Outcome]: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
-class _Selected:
-    """Attempts as sockets that do not block, in one selector."""
-
-    def __init__(self, open_: Callable[[str], socket.socket]) -> None:
-        from selectors import EVENT_WRITE, DefaultSelector  # noqa: PLC0415 - a race is rare
-
-        self._open = open_
-        self._selector = DefaultSelector()
-        self._event = EVENT_WRITE
-        self._done: list[Outcome] = []
-        self._sockets: list[socket.socket] = []
-        self.pending = 0
-        self.winner: socket.socket | None = None
-
-    def start(self, address: SocketAddress) -> None:
-        self.pending += 1
-        try:
-            sock = self._open(address[0])
-        except OSError as error:
-            self._done.append((None, error))
-            return
-        self._sockets.append(sock)
-        try:
-            sock.setblocking(False)
-            sock.connect(address)
-        except BlockingIOError:
-            self._selector.register(sock, self._event, address)
-        except OSError as error:
-            sock.close()
-            self._done.append((None, error))
-        else:
-            self._done.append((sock, None))
-
-    def wait(self, timeout: float | None) -> list[Outcome]:
-        done, self._done = self._done, []
-        for key, _ in self._selector.select(0 if done else timeout):
-            sock: socket.socket = key.fileobj  # type: ignore[assignment]
-            self._selector.unregister(sock)
-            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                sock.close()
-                done.append((None, OSError(code, f"Connect call failed {key.data}")))
-            else:
-                done.append((sock, None))
-        self.pending -= len(done)
-        return done
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._selector.close()
-        for sock in self._sockets:
-            if sock is not self.winner:
-                sock.close()
-
-
-class _Threads:
-    """Attempts as calls of ``connect=``, which may block, each in a thread of its own."""
-
-    def __init__(self, connect: Callable[[SocketAddress], socket.socket]) -> None:
-        from queue import SimpleQueue  # noqa: PLC0415 - only a dialer with a connect of its own comes here
-
-        self._connect = connect
-        self._done: SimpleQueue[Outcome] = SimpleQueue()
-        self._over = False
-        self.pending = 0
-        self.winner: socket.socket | None = None
-        from threading import Lock, Thread  # noqa: PLC0415 - as above
-
-        self._lock = Lock()
-        self._thread = Thread
-
-    def start(self, address: SocketAddress) -> None:
-        self.pending += 1
-        run = copy_context().run
-        self._thread(target=run, args=(self._attempt, address), name="netjail connect", daemon=True).start()
-
-    def _attempt(self, address: SocketAddress) -> None:
-        try:
-            outcome: Outcome = (self._connect(address), None)
-        except Exception as error:  # noqa: BLE001 - it is handed to the caller's thread
-            outcome = (None, error)
-        with self._lock:
-            if not self._over:
-                self._done.put(outcome)
-            elif outcome[0] is not None:
-                outcome[0].close()
-
-    def wait(self, timeout: float | None) -> list[Outcome]:
-        from queue import Empty  # noqa: PLC0415 - as above
-
-        try:
-            outcome = self._done.get(timeout=timeout)
-        except Empty:
-            return []
-        self.pending -= 1
-        return [outcome]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._over = True
-        while not self._done.empty():
-            sock, _error = self._done.get()
-            if sock is not None:
-                sock.close()
-
-
-_lookup_slots: Any = None
-
-
-def _within(timeout: float, lookup: Callable[[], Any]) -> Any:
-    """What ``lookup`` returns or raises; TimeoutError after ``timeout`` seconds, when it is left behind."""
-    from _thread import allocate_lock, start_new_thread  # noqa: PLC0415 - threads are for deadlines alone
-    from threading import BoundedSemaphore  # noqa: PLC0415
-
-    global _lookup_slots  # noqa: PLW0603 - one bound for the process
-    if _lookup_slots is None:
-        _lookup_slots = BoundedSemaphore(_LOOKUP_THREADS)
-    slots = _lookup_slots
-    deadline = _deadline(timeout)
-    outcome: list[tuple[Any, BaseException | None]] = []
-    done = allocate_lock()
-    done.acquire()
-
-    def run() -> None:
-        try:
-            outcome.append((lookup(), None))
-        except BaseException as error:  # noqa: BLE001 - it is handed to the caller's thread
-            outcome.append((None, error))
-        finally:
-            slots.release()
-            done.release()
-
-    if not slots.acquire(timeout=_left(deadline)):
-        raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy")
-    try:
-        # threading.Thread would wait for the thread to say that it runs: as long again as a cached lookup.
-        start_new_thread(copy_context().run, (run,))
-    except BaseException:
-        slots.release()
-        raise
-    if not done.acquire(timeout=_left(deadline)):
-        raise TimeoutError(errno.ETIMEDOUT, "timed out")
-    answer, error = outcome[0]
-    if error is not None:
-        raise error
-    return answer
 
 
 class AsyncDialer(_Jail):
@@ -591,7 +382,7 @@ class AsyncDialer(_Jail):
         accepted = await self.resolve(address, family=family, type=type)
         if len(accepted) == 1 and not all_errors:
             return await attempt(accepted[0])
-        return await _first_async(attempt, accepted, all_errors)
+        return await first_async(attempt, accepted, all_errors)
 
     __call__ = connect
 
@@ -661,7 +452,7 @@ class AsyncDialer(_Jail):
     ) -> list[SocketAddress]:
         """The same as :meth:`Dialer.resolve`."""
         host, port = _target(address, type)
-        rules = self.rules_in_force()
+        rules = applying(self.rules_in_force(), host, port)
         if is_literal(host):
             return [(ip, port) for ip in judge(rules, host, port, [host])]
         lookup: Any = self._resolver.lookup(host, query_family(rules, host, port, family))
@@ -669,43 +460,6 @@ class AsyncDialer(_Jail):
             raise TypeError(f"an AsyncDialer needs an AsyncResolver: {self._resolver!r} is not awaited")
         accepted = judge(rules, host, port, answered(host, await lookup), self._mixed)
         return [(ip, port) for ip in in_dial_order(accepted)]
-
-
-async def _first_async(
-    attempt: Callable[[SocketAddress], Awaitable[socket.socket]],
-    addresses: Iterable[SocketAddress],
-    all_errors: bool,
-) -> socket.socket:
-    """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
-    import asyncio  # noqa: PLC0415 - imported where it is used
-
-    waiting = deque(addresses)
-    running: set[asyncio.Task[socket.socket]] = set()
-    finished: list[asyncio.Task[socket.socket]] = []
-    winner = None
-    try:
-        while waiting or running:
-            if waiting:
-                running.add(asyncio.ensure_future(attempt(waiting.popleft())))
-            pause = STAGGER if waiting else None
-            done, running = await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            finished += done
-            winner = next((task for task in done if not task.cancelled() and task.exception() is None), None)
-            if winner is not None:
-                return winner.result()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        for task in {*running, *finished} - {winner}:
-            if not task.cancelled() and task.exception() is None:
-                task.result().close()  # it had connected as well
-    raise the_error([_failure(task) for task in finished], all_errors)
-
-
-def _failure(task: asyncio.Task[Any]) -> Exception:
-    error = None if task.cancelled() else task.exception()
-    return error if isinstance(error, Exception) else OSError("connect was cancelled")
 
 
 def _tls_options(

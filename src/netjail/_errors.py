@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 class NetjailError(Exception):
     """The base of every error that netjail defines."""
 
+    __module__ = "netjail"  # where users find it, in tracebacks too
+
 
 class InvalidRuleError(NetjailError, ValueError):
     """A rule set or a preset name that cannot be what was meant; the message names the entry."""
+
+    __module__ = "netjail"
 
 
 class DeniedError(NetjailError, PermissionError):
@@ -39,6 +43,7 @@ class DeniedError(NetjailError, PermissionError):
     ``reason`` is the message's last part. ``errno`` is EACCES.
     """
 
+    __module__ = "netjail"
     host: str
     port: int
     decisions: tuple[Decision, ...]

@@ -106,7 +106,7 @@ class Rules:
         TypeError for anything that is neither text nor an ``ipaddress`` address.
         """
         asked: Any = address  # type checkers do not follow what kind says
-        kind: object = type(asked)
+        kind: type[object] = type(asked)  # pyright: ignore[reportUnknownVariableType]
         if kind is IPv4Address:
             return self._in4(asked._ip)  # what int() gives, at a quarter of its cost
         try:

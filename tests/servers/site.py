@@ -8,6 +8,7 @@ import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -84,6 +85,10 @@ class _Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._open: set[socket.socket] = set()
         super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Without HTTPServer's own step, which asks the system for this host's full name."""
+        TCPServer.server_bind(self)
 
     def get_request(self) -> tuple[Any, Any]:
         sock, peer = super().get_request()

@@ -26,6 +26,7 @@ from netjail import (
     use_rules,
 )
 from netjail import _dialer as dialing
+from netjail import _race as racing
 from tests.servers.names import AsyncNames, Names
 from tests.servers.site import Site, Trap
 
@@ -121,6 +122,11 @@ def test_the_context_narrows_and_a_pinned_dialer_keeps_what_it_was_given() -> No
             dialer.connect(("8.8.8.8", 1))
     assert recorder.dialled == [("10.0.0.1", 1), ("8.8.8.8", 1)]
     recorder.close()
+
+
+def test_judging_by_no_rule_set_accepts_nothing() -> None:
+    with pytest.raises(DeniedError):
+        dialing.judge([], "8.8.8.8", 1, ["8.8.8.8"])
 
 
 @pytest.mark.parametrize("make", [Dialer, AsyncDialer])
@@ -274,7 +280,7 @@ def test_the_deadline_covers_the_lookup() -> None:
 
 
 def test_lookups_with_a_deadline_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialing, "_lookup_slots", threading.BoundedSemaphore(1))
+    monkeypatch.setitem(racing._lookup_slots, os.getpid(), threading.BoundedSemaphore(1))
     stop = threading.Event()
 
     class Hanging:

@@ -1,0 +1,274 @@
+"""Racing attempts against each other and against a deadline: the first connection to stand wins.
+
+This module knows sockets, threads and the clock. It does not know names, rules or who may be dialled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections import deque
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    SocketAddress = tuple[str, int]
+
+STAGGER = 0.25
+"""Seconds that one attempt gets before the next address is tried beside it (RFC 8305, section 5)."""
+
+_LOOKUP_THREADS = 32
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if timeout < 0:
+        raise ValueError("Timeout value out of range")
+    return time.monotonic() + timeout
+
+
+def left_until(deadline: float | None) -> float | None:
+    """The seconds until ``deadline``; TimeoutError when it has passed."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    return left
+
+
+def the_error(errors: Sequence[Exception], all_errors: bool = False) -> Exception:
+    """What the standard library would raise when every attempt has failed."""
+    if all_errors:
+        return ExceptionGroup("create_connection failed", list(errors))
+    return errors[-1]
+
+
+def first(
+    attempts: Attempts, addresses: Iterable[SocketAddress], deadline: float | None, all_errors: bool
+) -> socket.socket:
+    """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
+    waiting = deque(addresses)
+    errors: list[Exception] = []
+    with attempts:
+        while waiting or attempts.pending:
+            if waiting:
+                attempts.start(waiting.popleft())
+            left = left_until(deadline)
+            pause = min(STAGGER, left or STAGGER) if waiting else left
+            for sock, error in attempts.wait(pause):
+                if sock is not None:
+                    attempts.winner = sock
+                    return sock
+                errors.append(error or OSError("connect failed"))
+    raise the_error(errors, all_errors)
+
+
+Outcome = tuple["socket.socket | None", "Exception | None"]
+
+
+class Attempts(Protocol):
+    pending: int
+    winner: socket.socket | None
+
+    def start(self, address: SocketAddress) -> None: ...
+    def wait(self, timeout: float | None) -> list[Outcome]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Selected:
+    """Attempts as sockets that do not block, in one selector."""
+
+    def __init__(self, open_: Callable[[str], socket.socket]) -> None:
+        from selectors import EVENT_WRITE, DefaultSelector  # noqa: PLC0415 - a race is rare
+
+        self._open = open_
+        self._selector = DefaultSelector()
+        self._event = EVENT_WRITE
+        self._done: list[Outcome] = []
+        self._sockets: list[socket.socket] = []
+        self.pending = 0
+        self.winner: socket.socket | None = None
+
+    def start(self, address: SocketAddress) -> None:
+        self.pending += 1
+        try:
+            sock = self._open(address[0])
+        except OSError as error:
+            self._done.append((None, error))
+            return
+        self._sockets.append(sock)
+        try:
+            sock.setblocking(False)
+            sock.connect(address)
+        except BlockingIOError:
+            self._selector.register(sock, self._event, address)
+        except OSError as error:
+            sock.close()
+            self._done.append((None, error))
+        else:
+            self._done.append((sock, None))
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        done, self._done = self._done, []
+        for key, _ in self._selector.select(0 if done else timeout):
+            sock: socket.socket = key.fileobj  # type: ignore[assignment]
+            self._selector.unregister(sock)
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                sock.close()
+                done.append((None, OSError(code, f"Connect call failed {key.data}")))
+            else:
+                done.append((sock, None))
+        self.pending -= len(done)
+        return done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+        for sock in self._sockets:
+            if sock is not self.winner:
+                sock.close()
+
+
+class Threads:
+    """Attempts as calls of ``connect=``, which may block, each in a thread of its own."""
+
+    def __init__(self, connect: Callable[[SocketAddress], socket.socket]) -> None:
+        from queue import SimpleQueue  # noqa: PLC0415 - only a dialer with a connect of its own comes here
+
+        self._connect = connect
+        self._done: SimpleQueue[Outcome] = SimpleQueue()
+        self._over = False
+        self.pending = 0
+        self.winner: socket.socket | None = None
+        from threading import Lock, Thread  # noqa: PLC0415 - as above
+
+        self._lock = Lock()
+        self._thread = Thread
+
+    def start(self, address: SocketAddress) -> None:
+        self.pending += 1
+        run = copy_context().run
+        self._thread(target=run, args=(self._attempt, address), name="netjail connect", daemon=True).start()
+
+    def _attempt(self, address: SocketAddress) -> None:
+        try:
+            outcome: Outcome = (self._connect(address), None)
+        except Exception as error:  # noqa: BLE001 - it is handed to the caller's thread
+            outcome = (None, error)
+        with self._lock:
+            if not self._over:
+                self._done.put(outcome)
+            elif outcome[0] is not None:
+                outcome[0].close()
+
+    def wait(self, timeout: float | None) -> list[Outcome]:
+        from queue import Empty  # noqa: PLC0415 - as above
+
+        try:
+            outcome = self._done.get(timeout=timeout)
+        except Empty:
+            return []
+        self.pending -= 1
+        return [outcome]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._over = True
+        while not self._done.empty():
+            sock, _error = self._done.get()
+            if sock is not None:
+                sock.close()
+
+
+async def first_async(
+    attempt: Callable[[SocketAddress], Awaitable[socket.socket]],
+    addresses: Iterable[SocketAddress],
+    all_errors: bool,
+) -> socket.socket:
+    """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
+    import asyncio  # noqa: PLC0415 - imported where it is used
+
+    waiting = deque(addresses)
+    running: set[asyncio.Task[socket.socket]] = set()
+    finished: list[asyncio.Task[socket.socket]] = []
+    winner = None
+    try:
+        while waiting or running:
+            if waiting:
+                running.add(asyncio.ensure_future(attempt(waiting.popleft())))
+            pause = STAGGER if waiting else None
+            done, running = await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            finished += done
+            winner = next((task for task in done if not task.cancelled() and task.exception() is None), None)
+            if winner is not None:
+                return winner.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for task in {*running, *finished} - {winner}:
+            if not task.cancelled() and task.exception() is None:
+                task.result().close()  # it had connected as well
+    raise the_error([_failure(task) for task in finished], all_errors)
+
+
+def _failure(task: asyncio.Task[Any]) -> Exception:
+    error = None if task.cancelled() else task.exception()
+    return error if isinstance(error, Exception) else OSError("connect was cancelled")
+
+
+_lookup_slots: dict[int, Any] = {}
+"""A bound for each process: a forked child has none of its parent's threads."""
+
+
+def within(timeout: float, lookup: Callable[[], Any]) -> Any:
+    """What ``lookup`` returns or raises; TimeoutError after ``timeout`` seconds, when it is left behind.
+
+    At most 32 run at a time, those left behind included.
+    """
+    from _thread import allocate_lock, start_new_thread  # noqa: PLC0415 - threads are for deadlines alone
+    from threading import BoundedSemaphore  # noqa: PLC0415
+
+    pid = os.getpid()
+    slots = _lookup_slots.get(pid) or _lookup_slots.setdefault(pid, BoundedSemaphore(_LOOKUP_THREADS))
+    end = time.monotonic() + timeout
+    outcome: list[tuple[Any, BaseException | None]] = []
+    done = allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            outcome.append((lookup(), None))
+        except BaseException as error:  # noqa: BLE001 - it is handed to the caller's thread
+            outcome.append((None, error))
+        finally:
+            slots.release()
+            done.release()
+
+    if not slots.acquire(timeout=max(0, end - time.monotonic())):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy")
+    try:
+        # threading.Thread would wait for the thread to say that it runs: as long again as a cached lookup.
+        start_new_thread(copy_context().run, (run,))
+    except BaseException:
+        slots.release()
+        raise
+    if not done.acquire(timeout=max(0, end - time.monotonic())):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out")
+    answer, error = outcome[0]
+    if error is not None:
+        raise error
+    return answer
