@@ -10,7 +10,7 @@ import http.client
 import ssl
 import urllib.error
 import urllib.request
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -36,8 +36,6 @@ class DeniedError(Denied, urllib.error.URLError):
 class _Connection(http.client.HTTPConnection):
     """A connection that ``dialer`` dials."""
 
-    _judged_under: RulesInForce | None = None
-
     def __init__(self, *plain: Any, dialer: Dialer, **options: Any) -> None:
         super().__init__(*plain, **options)
         self._dialer = dialer
@@ -46,7 +44,6 @@ class _Connection(http.client.HTTPConnection):
         del self.__dict__["_create_connection"]
 
     def _create_connection(self, address: SocketAddress, timeout: float | None, source_address: Any) -> socket.socket:
-        self._judged_under = self._dialer.rules_in_force()
         try:
             return self._dialer.connect(address, timeout, source_address)
         except Denied as denied:
@@ -69,6 +66,8 @@ class HTTPConnection(_Connection):
     under is left for a new one. Connecting raises :class:`DeniedError`, and ``set_tunnel`` ValueError.
     """
 
+    _judged_under: RulesInForce | None = None
+
     def __init__(
         self,
         *plain: Any,
@@ -80,9 +79,14 @@ class HTTPConnection(_Connection):
     ) -> None:
         super().__init__(*plain, dialer=Dialer(rules, resolver=resolver, connect=connect, mixed=mixed), **options)
 
-    def putrequest(self, *args: Any, **options: Any) -> None:
+    def connect(self) -> None:
+        """Connects under the rules in force; see http.client."""
+        self._judged_under = self._dialer.rules_in_force()
+        super().connect()
+
+    def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
         """Begins a request; see http.client."""
-        super().putrequest(*args, **options)  # this sends nothing yet
+        super().putrequest(method, url, skip_host, skip_accept_encoding)  # this sends nothing yet
         judged = self._judged_under
         if self.sock is not None and judged is not None and judged != self._dialer.rules_in_force():
             # Only the socket, and not self.close(): a response that is still being read keeps its own hold of it.
@@ -97,33 +101,33 @@ class HTTPSConnection(HTTPConnection, http.client.HTTPSConnection):
 class _HTTPHandler(urllib.request.HTTPHandler):
     def __init__(self, dialer: Dialer) -> None:
         super().__init__()
-        self._dialer = dialer
+        self._connection = partial(_Connection, dialer=dialer)
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return _open(self, _Connection, req, dialer=self._dialer)
+        return _open(self, self._connection, req)
 
 
 class _HTTPSHandler(urllib.request.HTTPSHandler):
     def __init__(self, dialer: Dialer, context: ssl.SSLContext | None) -> None:
         # The plain one's own initialiser would load the system's authorities, also for an opener of http: alone.
         urllib.request.AbstractHTTPHandler.__init__(self)
-        self._dialer = dialer
-        self._given = context
+        self._connection = partial(_TLSConnection, dialer=dialer)
+        self._tls = context
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        context = _default_context() if self._given is None else self._given
-        return _open(self, _TLSConnection, req, dialer=self._dialer, context=context)
+        context = _default_context() if self._tls is None else self._tls
+        return _open(self, partial(self._connection, context=context), req)
 
 
 def _open(
-    handler: urllib.request.AbstractHTTPHandler, kind: Any, req: urllib.request.Request, **options: Any
+    handler: urllib.request.AbstractHTTPHandler, connection: Any, req: urllib.request.Request
 ) -> http.client.HTTPResponse:
     if req.has_proxy() or req._tunnel_host:  # type: ignore[attr-defined]  # what Request.set_proxy leaves
         target = urlsplit(req.full_url)
         port = target.port or (443 if target.scheme == "https" else 80)
         raise DeniedError(target.hostname or "", port, reason="the request asks for a proxy, which is refused for now")
     try:
-        return handler.do_open(kind, req, **options)
+        return handler.do_open(connection, req)
     except urllib.error.URLError as error:
         if isinstance(error.reason, DeniedError):
             raise error.reason from error.reason.__cause__
