@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, finalize
 
 from aiohttp import ClientConnectionError, ClientConnectorError, ClientError, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from .. import _errors
-from .._dialer import AsyncDialer, judge
+from .._context import in_force
+from .._dialer import AsyncDialer, applying, judge
 from .._pools import Pools
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import CoroutineType
 
     from aiohttp import ClientRequest, ClientTimeout
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -79,32 +82,22 @@ class Connector(TCPConnector):
         self._dialer = AsyncDialer(rules, resolver=resolver, mixed=mixed)
         nothing = _Jail(self._dialer.pinned(()), None)  # this connector itself never dials
         own: dict[str, Any] = {**options, "resolver": nothing, "socket_factory": nothing.open}
-        super().__init__(**own)
-        if new is None:
-            new = _plain(options, self)
-        self._inner: WeakSet[TCPConnector] = WeakSet()
-        self._pools = Pools(_Maker(self._dialer, new, self._inner), max_idle_transports)
+        super().__init__(**own)  # pyright: ignore[reportUnknownMemberType]
+        self._given = rules
+        self._pools = Pools(_Maker(self._dialer, new or _plain(options, self)), max_idle_transports)
 
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+    def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
+    ) -> CoroutineType[Any, Any, Connection]:
         """A connection for ``req``: one from the pool of the rules in force, or a new one that they accept."""
-        if req.proxy is not None:
-            raise DeniedError(req.host, req.port or 0, reason="a proxy would dial it outside the rules")
         if self._closed:
             raise ClientConnectionError("Connector is closed.")
-        inner = self._pools.get(self._dialer.rules_in_force())
-        try:
-            connection = await inner.connect(req, traces, timeout)
-        except ClientConnectorError as error:
-            denied = error.os_error
-            if isinstance(denied, _errors.DeniedError):
-                raise DeniedError.of(denied) from denied
-            raise
-        connection.add_callback(inner.hold)
-        return connection
+        inner: Any = self._pools.get(in_force(self._given))  # chosen here and now, and all that every request pays
+        return inner.connect(req, traces, timeout)  # type: ignore[no-any-return]
 
     def close_idle_connections(self) -> None:
         """Closes every connection that no request uses, under whatever rules. The others stay."""
-        for inner in list(self._inner):
+        for inner in self._pools.alive():
             idle = [protocol for connections in inner._conns.values() for protocol, _ in connections]
             inner._conns.clear()
             for protocol in idle:
@@ -113,35 +106,60 @@ class Connector(TCPConnector):
     def clear_dns_cache(self, host: str | None = None, port: int | None = None) -> None:
         """Forgets the addresses of ``host`` at ``port``, or of all names, under whatever rules."""
         super().clear_dns_cache(host, port)
-        for inner in list(self._inner):
+        for inner in self._pools.alive():
             inner.clear_dns_cache(host, port)
 
     def _close(self, *, abort_ssl: bool = False) -> list[Awaitable[object]]:
         """What ``close`` does at once. It then awaits what this returns."""
         waiters = super()._close(abort_ssl=abort_ssl)
-        self._pools.clear()
-        for inner in list(self._inner):
+        for inner in self._pools.clear():
             waiters += inner._close(abort_ssl=abort_ssl)
         return waiters
+
+
+class _Inner(TCPConnector):
+    """The connector of one tuple of rules, or the part of it that is ours.
+
+    The table holds it and so does every connection in use, and nothing else.
+    """
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
+    ) -> ResponseHandler:
+        if req.proxy is not None:
+            raise DeniedError(req.host, req.port or 0, reason="a proxy would dial it outside the rules")
+        try:
+            return await super()._create_connection(req, traces, timeout)
+        except ClientConnectorError as error:
+            denied = error.__cause__
+            if isinstance(denied, _errors.DeniedError):
+                raise DeniedError.of(denied) from denied
+            raise
+
+    def __del__(self, _warnings: Any = None) -> None:
+        """Closes what idles. Nobody has forgotten to: the table let go of it, and the last connection was released."""
+        if not self._closed:
+            with suppress(RuntimeError):  # the loop is closed
+                # Later, as this may be a garbage collection, in any thread.
+                self._loop.call_soon_threadsafe(self._close)
 
 
 class _Maker:
     """Makes the inner connector for some rules. It does not know the outer one, which is freed without a cycle."""
 
-    def __init__(
-        self, dialer: AsyncDialer, new: Callable[[RulesInForce], TCPConnector], made: WeakSet[TCPConnector]
-    ) -> None:
+    def __init__(self, dialer: AsyncDialer, new: Callable[[RulesInForce], Any]) -> None:
         self._dialer = dialer
         self._new = new
-        self._made = made
 
     def __call__(self, rules: Any) -> _Inner:
         connector: Any = self._new(rules)
-        if connector in self._made:
-            raise TypeError("one connector for two sets of rules: new= must make another one each time")
-        _jail(connector, self._dialer.pinned(rules))
-        self._made.add(connector)
-        return _Inner(connector)
+        _check(connector)
+        jail = _Jail(self._dialer.pinned(rules), connector._socket_factory)
+        if connector._resolver_owner:  # what aiohttp made for it, which with aiodns holds sockets and a thread
+            jail.replacing = connector._loop.create_task(connector._resolver.close())
+        connector._resolver, connector._resolver_owner, connector._socket_factory = jail, False, jail.open
+        connector.__class__ = _inner(connector.__class__)
+        return connector  # type: ignore[no-any-return]
 
 
 def _plain(options: dict[str, Any], outer: TCPConnector) -> Callable[[RulesInForce], TCPConnector]:
@@ -162,30 +180,10 @@ def _plain(options: dict[str, Any], outer: TCPConnector) -> Callable[[RulesInFor
     return new
 
 
-class _Inner:
-    """An inner connector, as the table holds it and every connection in use. When none does, it is closed.
-
-    Of itself a connector warns of being dropped unclosed, which for this one is in order.
-    """
-
-    __slots__ = ("__weakref__", "connect")
-
-    def __init__(self, connector: TCPConnector) -> None:
-        self.connect = connector.connect
-        finalize(self, _let_go, connector).atexit = False
-
-    def hold(self) -> None:
-        """Does nothing: it is a connection's callback so that the connection refers to this until it is released."""
-
-
-def _let_go(connector: TCPConnector) -> None:
-    """Closes in the loop's own time, as this may be a garbage collection, in any thread."""
-    with suppress(RuntimeError):  # the loop is closed
-        connector._loop.call_soon_threadsafe(connector._close)
-
-
-def _jail(connector: Any, dialer: AsyncDialer) -> None:
-    """Has ``connector`` dial what ``dialer`` accepts; TypeError or ValueError where it would dial otherwise."""
+def _check(connector: Any) -> None:
+    """TypeError or ValueError if ``connector`` dials past its resolver and its socket factory, or has dialled."""
+    if isinstance(connector, _Inner):
+        raise TypeError("one connector for two sets of rules: new= must make another one each time")
     if not isinstance(connector, TCPConnector):
         raise TypeError(f"new= makes an aiohttp.TCPConnector for each rules in force, not {connector!r}")
     kind = type(connector)
@@ -198,19 +196,30 @@ def _jail(connector: Any, dialer: AsyncDialer) -> None:
         raise ValueError(f"give resolver= to netjail's Connector, not to what new= makes: {connector._resolver!r}")
     if connector._conns or connector._acquired:
         raise ValueError("new= made a connector that has connections already, which nobody has judged")
-    jail = _Jail(dialer, connector._socket_factory)
-    connector._resolver, connector._socket_factory = jail, jail.open
 
 
-class _Accepted(str):
-    """An address that ``jail`` accepted for the name that was asked for."""
+@cache
+def _inner(kind: type[TCPConnector]) -> type[_Inner]:
+    """``kind`` with what is ours in front."""
+    return _Inner if kind is TCPConnector else type(kind.__name__, (_Inner, kind), {})
 
-    __slots__ = ("jail",)
+
+class _Accepted(int):
+    """The port of ``ip``, which ``jail`` accepted for the name that was asked for.
+
+    aiohttp hands it on to the socket factory beside the address. (A str of our own would be the plainer
+    thing to mark, but the socket module has the slow idna codec encode any str that is not a plain one.)
+    """
+
     jail: _Jail
+    ip: str
 
 
 class _Jail(AbstractResolver):
     """The resolver and the socket factory of one inner connector: whatever it dials passes through here."""
+
+    replacing: object = None
+    """The task that closes the resolver that was there before. A loop keeps no strong reference to its tasks."""
 
     def __init__(self, dialer: AsyncDialer, socket_factory: Callable[[Any], socket.socket] | None) -> None:
         self._dialer = dialer
@@ -220,20 +229,29 @@ class _Jail(AbstractResolver):
         return [self._result(host, *address) for address in await self._dialer.resolve((host, port), family=family)]
 
     def _result(self, name: str, ip: str, port: int) -> ResolveResult:
-        accepted = _Accepted(ip)
-        accepted.jail = self
+        accepted = _Accepted(port)
+        accepted.jail, accepted.ip = self, ip
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        return ResolveResult(hostname=name, host=accepted, port=port, family=family, proto=0, flags=flags)
+        return ResolveResult(hostname=name, host=ip, port=accepted, family=family, proto=0, flags=flags)
 
     def open(self, addr_info: Any) -> socket.socket:
         """A socket for an address that was judged, by now at the latest: no resolver is asked for a literal."""
-        family, kind, protocol, _, (ip, port, *_) = addr_info
-        if getattr(ip, "jail", None) is not self:
-            judge(self._dialer.rules_in_force(), ip, port, [ip])
+        family, kind, protocol, _, address = addr_info
+        ip, port = address[:2]
+        if type(port) is not _Accepted or port.jail is not self or port.ip != ip:
+            self._judge(ip, port)
         if self._socket_factory is not None:
             return self._socket_factory(addr_info)
         return socket.socket(family, kind, protocol)
+
+    def _judge(self, literal: str, port: int) -> None:
+        rules = applying(self._dialer.rules_in_force(), literal, port)
+        try:
+            judge(rules, literal, port, [literal])
+        except ValueError:  # 127.1, which aiohttp before 3.14 takes for a literal
+            reason = "it is no address and nobody has resolved it"
+            raise _errors.DeniedError(literal, port, reason=reason) from None
 
     async def close(self) -> None:
         """Closes nothing: the resolver belongs to whoever gave it."""
