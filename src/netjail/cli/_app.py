@@ -46,17 +46,21 @@ def check(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A URL, a host, HOST:PORT or an address.")],
     allow: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="What to allow; repeatable.")] = None,
     block: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="What to block; repeatable.")] = None,
-    nat64: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="Your own NAT64 prefix; repeatable.")] = None,
+    nat64: Annotated[
+        list[str] | None, typer.Option(metavar="PREFIX", help="Your own NAT64 prefix; repeatable.")
+    ] = None,
     mixed: Annotated[Mixed, typer.Option(help="Whether a partly denied name is dialled where accepted.")] = Mixed.skip,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """Resolve TARGET once and show where it leads and what the rules say.
 
-    Without --allow and --block the rules are those for the public internet. With --block alone everything else is
-    allowed. A PREFIX is 10.0.0.0/8, 10.0.0.1, or one of the names public, private, loopback, link-local, metadata,
-    multicast and special-purpose.
+    Without --allow and --block the rules are those for the public internet;
+    with --block alone everything else is allowed. A PREFIX is 10.0.0.0/8,
+    10.0.0.1, or one of the names public, private, loopback, link-local,
+    metadata, multicast and special-purpose.
 
-    Exit status: 0 accepted, 1 denied, 2 for what cannot be judged (a bad prefix or URL, a name that does not resolve).
+    Exit status: 0 accepted, 1 denied, 2 for what cannot be judged (a bad
+    prefix or URL, a name that does not resolve).
     """
     try:
         rules = _check.rules_of(allow or [], block or [], nat64 or [])

@@ -6,6 +6,7 @@ This module knows how to judge and how to show it. It does not know the command 
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from netjail import PUBLIC, Rules, presets
 from netjail._addresses import is_literal
-from netjail._dialer import answered, in_dial_order, judge, query_family
+from netjail._dialer import Dialer
 from netjail._errors import DeniedError
 from netjail._resolver import SystemResolver
 
@@ -77,7 +78,9 @@ def _expanded(entries: Sequence[str]) -> list[Entry]:
 def parse_target(text: str) -> Target:
     """The target of ``text``: a URL, HOST, HOST:PORT or an address. Raises CannotJudgeError."""
     if not text.isprintable() or " " in text or "\\" in text:
-        raise CannotJudgeError(f"{text!r}: blanks, backslashes and control characters are read in different ways by clients")
+        raise CannotJudgeError(
+            f"{text!r}: blanks, backslashes and control characters are read in different ways by clients"
+        )
     if "://" not in text and is_literal(text):
         return Target(text, text, None)
     if "://" not in text and any(mark in text for mark in "/?#@"):
@@ -89,8 +92,10 @@ def parse_target(text: str) -> Target:
         raise CannotJudgeError(f"{text!r}: {error}") from None
     if not host:
         raise CannotJudgeError(f"{text!r} names no host")
-    userinfo = parts.netloc.rpartition("@")[0] or None
-    return Target(text, _ascii(host), DEFAULT_PORTS.get(parts.scheme) if port is None else port, userinfo)
+    userinfo, _, host_and_port = parts.netloc.rpartition("@")
+    if ":" in host and host_and_port.partition("]")[2][:1] not in ("", ":"):  # as in "[::1]x"
+        raise CannotJudgeError(f"{text!r}: something stands between the address and the port")
+    return Target(text, _ascii(host), DEFAULT_PORTS.get(parts.scheme) if port is None else port, userinfo or None)
 
 
 def _ascii(host: str) -> str:
@@ -110,27 +115,34 @@ def _ascii(host: str) -> str:
         raise CannotJudgeError(f"{host!r} is not a host name: {error.__cause__ or error}") from None
 
 
+class _OnceAsked:
+    """The system's resolver, which remembers what it was asked for and what it answered."""
+
+    def __init__(self) -> None:
+        self.family = socket.AF_UNSPEC
+        self.answer: list[str] = []
+
+    def lookup(self, host: str, family: int) -> list[str]:
+        self.family = socket.AddressFamily(family)
+        self.answer = list(dict.fromkeys(SystemResolver().lookup(host, family)))
+        return self.answer
+
+
 def verdict_on(text: str, rules: Rules, mixed: Mixed) -> Verdict:
-    """Asks and judges once, as a dialer does. Raises CannotJudgeError."""
+    """Asks and judges once, as every client does. Raises CannotJudgeError."""
     target = parse_target(text)
-    host, port = target.host, target.port or 0
-    addresses: list[Any] = []
+    asked = _OnceAsked()
+    dials: list[str] = []
+    reason = None
     try:
-        addresses = [host] if is_literal(host) else _lookup(rules, host, port)
-        dials = in_dial_order(judge((rules,), host, port, addresses, mixed))
+        accepted = Dialer(rules, resolver=asked, mixed=mixed).resolve((target.host, target.port or 0))
+        dials = [ip for ip, _ in accepted]
     except DeniedError as denied:
-        dials, reason = [], denied.reason
-    else:
-        reason = None
-    return Verdict(target, [rules.explain(address) for address in addresses], dials, reason)
-
-
-def _lookup(rules: Rules, host: str, port: int) -> list[Any]:
-    family = query_family((rules,), host, port)
-    try:
-        return answered(host, SystemResolver().lookup(host, family))
+        reason = denied.reason
     except OSError as error:
-        raise CannotJudgeError(f"{host!r} does not resolve: {error.strerror or error}") from None
+        raise CannotJudgeError(f"{target.host!r} does not resolve: {error.strerror or error}") from None
+    judged = [target.host] if is_literal(target.host) else asked.answer
+    return Verdict(target, [rules.explain(address) for address in judged], dials, reason, asked.family)
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class Verdict:
     decisions: list[Decision]
     dials: list[str]
     reason: str | None
+    family: socket.AddressFamily
 
     @property
     def accepted(self) -> bool:
@@ -175,6 +188,9 @@ class Verdict:
         console.print(Text.assemble("host ", (self.target.host, "bold"), port))
         if self.target.userinfo is not None:
             console.print(Text(f"({self.target.userinfo!r} in front of the @ is a user name, not the host)"))
+        if self.family != socket.AF_UNSPEC:
+            other = {socket.AF_INET: "IPv6", socket.AF_INET6: "IPv4"}[self.family]
+            console.print(f"(not asked for {other}, of which the rules accept no address)")
         if self.decisions:
             console.print(self._table())
         if self.accepted:
@@ -190,7 +206,7 @@ class Verdict:
                 str(decision.address),
                 "itself" if decision.landing == decision.address else str(decision.landing),
                 Text("accepted", "green") if decision.accepted else Text("denied", "red"),
-                f"{listed} {decision.prefix}" if listed else "no allow prefix",
+                f"{listed} {decision.prefix}" if listed else _why_not(decision),
                 decision.name or "",
             )
         return table
@@ -200,6 +216,10 @@ def _deciding_list(decision: Decision) -> str | None:
     if decision.prefix is None:
         return None
     return "allow" if decision.accepted else "block"
+
+
+def _why_not(decision: Decision) -> str:
+    return "its zone" if "%" in str(decision.address) else "no allow prefix"
 
 
 def to_json(document: dict[str, Any]) -> str:
