@@ -25,7 +25,7 @@ $(READY): requirements/dev.txt scripts/bootstrap scripts/uv scripts/find-python
 	@touch $@
 
 demo: $(READY) ## attacks on a plain client and on the jailed ones, on loopback
-	@$(PYTHON_BIN) -m netjail demo
+	@$(PYTHON_BIN) -m netjail demo $(ARGS)
 
 test: $(READY) ## every test (ARGS="-k denied" for some)
 	@$(PYTHON_BIN) -m pytest $(ARGS)
@@ -56,12 +56,13 @@ bench: $(BENCH)/.ready ## the benchmarks beside the plain clients
 suites: $(READY) ## the plain clients' own test suites through ours
 	@$(PYTHON_BIN) -m tests.suites $(ARGS)
 
-lock: ## newest versions that fit pyproject.toml, with their hashes, into requirements
+lock: ## the newest (and oldest) versions that fit pyproject.toml into requirements, with hashes
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group core -o requirements/core.txt
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --group lint --group docs -o requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --resolution lowest-direct -o requirements/oldest.txt
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group core --group bench -o requirements/bench.txt
 
 clean: ## everything that the Makefile made
 	rm -rf .venv .tools dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,12 +26,13 @@ import netjail.clients.urllib
 """
 
 
-def run(*command: object, cwd: Path = ROOT) -> None:
+def run(*command: object, cwd: Path = ROOT, **environ: str) -> None:
     """Runs a command; its output is shown only when it fails."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    env = {**os.environ, **environ}
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{done.stdout}\n{' '.join(words)} failed with {done.returncode}")
+        sys.exit(f"{done.stdout}{done.stderr}\n{' '.join(words)} failed with {done.returncode}")
 
 
 def main() -> None:
@@ -49,7 +50,9 @@ def main() -> None:
         run(TOOLS / "mypy", "--strict", "--python-executable", python, consumer, cwd=scratch)
         (scratch / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}', encoding="utf-8")
         run(TOOLS / "basedpyright", "--pythonpath", python, consumer, cwd=scratch)
-        run(TOOLS / "basedpyright", "--pythonpath", python, "--ignoreexternal", "--verifytypes", "netjail", cwd=scratch)
+        # It looks at the python on PATH and not at --pythonpath.
+        verify = [TOOLS / "basedpyright", "--ignoreexternal", "--verifytypes", "netjail"]
+        run(*verify, cwd=scratch, PATH=f"{python.parent}{os.pathsep}{os.environ['PATH']}")
         print(f"{wheel.name}: installs and imports alone, and is typed for mypy and pyright")
 
 
