@@ -152,10 +152,10 @@ def test_a_denial_is_looked_up_once_and_not_retried(trap: Make, jailed: Make, re
 def test_a_denial_pickles_with_its_request() -> None:
     with Session(GOOD, resolver=Names(NAMES)) as session, pytest.raises(DeniedError) as caught:
         session.post("http://bad.test/", json={"a": 1})
-    again: Any
-    for again in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
-        assert type(again) is DeniedError
-        assert (str(again), again.host, again.port) == (str(caught.value), "bad.test", 80)
+    copies: list[Any] = [pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)]
+    for again in copies:
+        assert (type(again), str(again)) == (DeniedError, str(caught.value))
+        assert (again.host, again.port) == ("bad.test", 80)
         assert (again.request.url, again.request.body, again.response) == ("http://bad.test/", b'{"a": 1}', None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import gzip
-import http.client
 import importlib.util
 import pickle
 import re
@@ -396,15 +395,35 @@ def test_proxy_arguments_are_refused(name: str) -> None:
 def test_no_way_into_a_pool_brings_a_proxy(trap: Make, scheme: str) -> None:
     proxy = trap("127.0.0.1")
     url = parse_url(proxy.url())
+    refusal = pytest.raises(ValueError, match="no proxying yet")
     with PoolManager(LOOPBACK) as pm:
-        by_pool = pm.connection_from_host("127.0.0.2", 1, scheme, pool_kwargs={"_proxy": url})
+        with refusal:
+            pm.connection_from_host("127.0.0.2", 1, scheme, pool_kwargs={"_proxy": url})
+        pool = pm.connection_from_host("127.0.0.1", proxy.port, scheme)
+        tunnel: Any = pool._get_conn()
+        tunnel.set_tunnel("127.0.0.3", 80)
+        with refusal:
+            tunnel.connect()
+        if scheme == "https":  # http would go to the pool's own host
+            pool.proxy = url
+            with refusal:
+                pool.request("GET", "/")
         pm.connection_pool_kw["_proxy"] = url
-        for send in (lambda: by_pool.request("GET", "/"), lambda: pm.request("GET", f"{scheme}://127.0.0.2:1/")):
-            with pytest.raises(ValueError, match="no proxying yet"):
-                send()
-        connection = jailed.HTTPSConnection("127.0.0.1", proxy.port, dialer=netjail.Dialer(LOOPBACK))
-        with pytest.raises(ValueError, match="no proxying yet"):
-            connection.set_tunnel("127.0.0.3", 80)
+        with refusal:
+            pm.request("GET", f"{scheme}://127.0.0.2:1/")
+
+
+def test_a_connection_class_of_the_users_own_is_jailed_too(site: Make, trap: Make) -> None:
+    class Named(urllib3.connection.HTTPConnection):
+        pass
+
+    server, listener = site("127.0.0.2"), trap("127.0.0.3")
+    with PoolManager(GOOD) as pm:
+        for target in (server, listener):
+            pm.connection_from_url(target.url()).ConnectionCls = Named
+        assert pm.request("GET", server.url(), preload_content=False).data == b"hello"
+        with pytest.raises(DeniedError):
+            pm.request("GET", listener.url())
 
 
 def test_a_proxy_manager_cannot_borrow_the_pools(trap: Make) -> None:
@@ -505,6 +524,22 @@ def test_an_evicted_pool_is_closed_when_its_last_response_is_dropped_unread(site
     assert sock.fileno() == -1
 
 
+def test_rules_stay_apart_when_more_came_than_are_kept(site: Make) -> None:
+    server = site("127.0.0.2")
+    sets = [Rules(allow=["127.0.0.2", f"10.0.{n}.0/24"]) for n in range(150)]
+    with PoolManager(num_pools=2) as pm:
+        for rules in [*sets, sets[0], sets[-1], *sets]:
+            with use_rules(rules):
+                pm.request("GET", server.url(), headers={"X-Rules": str(rules)})
+        assert len(pm.pools) == 2
+        assert len(pm._pinned) <= 64
+    rode: dict[int, set[str]] = {}
+    for seen in server.seen:
+        rode.setdefault(seen.connection, set()).add(seen.headers["X-Rules"])
+    assert all(len(each) == 1 for each in rode.values())
+    assert len(rode) == 150 + 1 + 149  # two of the later requests found their own pool
+
+
 def test_clear_closes_idle_connections_and_the_manager_can_be_used_again(site: Make) -> None:
     server = site("127.0.0.2")
     pm = PoolManager(GOOD)
@@ -592,4 +627,3 @@ def test_urllib3_future_in_the_place_of_urllib3_is_refused_by_name(monkeypatch: 
     assert spec.loader is not None
     with pytest.raises(ImportError, match="urllib3-future"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    assert issubclass(jailed.HTTPConnection, http.client.HTTPConnection)

@@ -12,6 +12,7 @@ import sys
 import time
 import weakref
 from collections import deque
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 import anyio.abc
 
-from netjail._dialer import STAGGER, AsyncDialer, Dialer, the_error
+from netjail._dialer import AsyncDialer, Dialer
 from netjail._errors import DeniedError
 from netjail._pools import Pools
+from netjail._race import STAGGER, the_error
 from netjail._resolver import unresolvable
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ Plain = TypeVar("Plain")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+_RAW = anyio.abc.SocketAttribute.raw_socket
 _PARTS = ("_network_backend", "_connections", "_requests", "_optional_thread_lock", "_close_connections", "_uds")
 
 
@@ -58,8 +61,8 @@ class Kit:
     """The transport that stands behind: HTTPTransport or AsyncHTTPTransport."""
     pool: type[Any]
     """httpcore's ConnectionPool or AsyncConnectionPool."""
-    stream: Callable[[Any], Any]
-    """Makes httpcore's network stream from a socket, or from an anyio stream for async."""
+    stream: Callable[..., Any]
+    """Makes httpcore's network stream from a socket; for async from an anyio stream or, if told so, one of trio's."""
     body: Callable[..., Any]
     """Makes the response's stream: a Body or an AsyncBody that is also the library's own ByteStream."""
     ssl_context: Callable[..., ssl.SSLContext]
@@ -165,7 +168,7 @@ class Transport(Generic[Plain, Request, Response]):
 
     def close_idle_connections(self) -> None:
         """Closes every connection that no request uses; the others stay, and so does the transport."""
-        for transport in _alive(self._transports):
+        for transport in self._transports.alive():
             pool = transport._pool
             pool._close_connections(_idle(pool))
 
@@ -214,11 +217,6 @@ class _Backend:
         time.sleep(seconds)
 
 
-def _alive(transports: Pools[Any]) -> list[Any]:
-    with transports._lock:
-        return list(transports._made)
-
-
 def _no_address(kit: Kit, path: str) -> RequestDeniedError:
     return kit.denied(path, 0, reason="a unix socket has no address to judge")
 
@@ -246,7 +244,8 @@ class AsyncBody:
             async for part in parts:
                 yield part
         finally:
-            await parts.aclose()
+            if isinstance(parts, AsyncGenerator):
+                await parts.aclose()
 
     async def aclose(self) -> None:
         try:
@@ -301,7 +300,7 @@ class AsyncTransport(Generic[Plain, Request, Response]):
 
     async def close_idle_connections(self) -> None:
         """Closes every connection that no request uses; the others stay, and so does the transport."""
-        for transport in _alive(self._transports):
+        for transport in self._transports.alive():
             pool = transport._pool
             await pool._close_connections(_idle(pool))
         await self._orphans.close()
@@ -335,13 +334,13 @@ class _Orphans:
 
     def closer(self) -> Callable[[], object]:
         """What has the event loop that runs now call :meth:`close`, to be called from any thread."""
-        sniffio = sys.modules.get("sniffio")  # trio brings it
-        if sniffio is not None and sniffio.current_async_library() == "trio":
+        if _on_trio():
             import trio  # noqa: PLC0415 - it is there, as it runs
 
             run_soon = trio.lowlevel.current_trio_token().run_sync_soon
-            return partial(run_soon, trio.lowlevel.spawn_system_task, self.close)
-        return partial(asyncio.get_running_loop().call_soon_threadsafe, self._start)
+            return lambda: run_soon(trio.lowlevel.spawn_system_task, self.close)
+        loop = asyncio.get_running_loop()
+        return lambda: loop.call_soon_threadsafe(self._start)
 
     def _start(self) -> None:
         task = asyncio.get_running_loop().create_task(self.close())
@@ -353,7 +352,7 @@ _closing: set[asyncio.Task[None]] = set()  # a loop keeps no strong reference to
 
 
 class _AsyncBackend:
-    """The same for asyncio and trio, over anyio, which brings httpcore to both."""
+    """The same for asyncio and trio; each connects as httpcore's own backend for it does."""
 
     def __init__(self, kit: Kit, dialer: AsyncDialer, connect: AsyncConnect | None) -> None:
         self._kit = kit
@@ -368,29 +367,22 @@ class _AsyncBackend:
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
-        async def attempt(address: SocketAddress) -> anyio.abc.SocketStream:
-            if self._connect is None:
-                return await anyio.connect_tcp(*address, local_host=local_address)
-            sock = await self._connect(address)
-            try:
-                return await anyio.abc.SocketStream.from_socket(sock)
-            except BaseException:
-                sock.close()
-                raise
-
+        on_trio = _on_trio()
+        attempt = partial(_by_trio if on_trio else _by_anyio, self._connect, local_address)
         try:
             with anyio.fail_after(timeout):
                 accepted = await self._dialer.resolve((host, port))
                 stream = await (attempt(accepted[0]) if len(accepted) == 1 else _first(attempt, accepted))
             try:
                 for option in socket_options or ():
-                    stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(*option)  # noqa: S610 - no SQL here
+                    sock = stream.socket if on_trio else stream.extra(_RAW)  # noqa: S610 - no SQL
+                    sock.setsockopt(*option)
             except BaseException:
                 await _close(stream)
                 raise
         except OSError as error:
             raise self._kit.error(error) from error
-        return self._kit.stream(stream)
+        return self._kit.stream(stream, of_trio=on_trio)
 
     async def connect_unix_socket(self, path: str, *_: object, **__: object) -> Any:
         raise _no_address(self._kit, path)
@@ -399,12 +391,39 @@ class _AsyncBackend:
         await anyio.sleep(seconds)
 
 
-async def _first(
-    attempt: Callable[[SocketAddress], Awaitable[anyio.abc.SocketStream]], addresses: Sequence[SocketAddress]
-) -> anyio.abc.SocketStream:
+def _on_trio() -> bool:
+    sniffio = sys.modules.get("sniffio")  # trio brings it, and httpcore asks it too
+    return sniffio is not None and sniffio.current_async_library() == "trio"
+
+
+async def _by_anyio(connect: AsyncConnect | None, local: str | None, address: SocketAddress) -> Any:
+    if connect is None:
+        return await anyio.connect_tcp(*address, local_host=local)
+    sock = await connect(address)
+    try:
+        return await anyio.abc.SocketStream.from_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _by_trio(connect: AsyncConnect | None, local: str | None, address: SocketAddress) -> Any:
+    import trio  # noqa: PLC0415 - it is there, as it runs
+
+    if connect is None:
+        return await trio.open_tcp_stream(*address, local_address=local)
+    sock = await connect(address)
+    try:
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _first(attempt: Callable[[SocketAddress], Awaitable[Any]], addresses: Sequence[SocketAddress]) -> Any:
     """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
     errors: list[Exception] = []
-    winner: anyio.abc.SocketStream | None = None
+    winner: Any = None
 
     async def run(address: SocketAddress, over: anyio.Event) -> None:
         nonlocal winner
@@ -438,7 +457,7 @@ async def _first(
     return winner
 
 
-async def _close(stream: anyio.abc.SocketStream) -> None:
+async def _close(stream: Any) -> None:
     """Closes what nobody will use, in a task that may be cancelled already."""
     with anyio.CancelScope(shield=True):
         await stream.aclose()

@@ -5,6 +5,8 @@ This module names what is httpx's own; the engine, which it shares with httpx2, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpcore
 import httpx
 from httpcore._backends.anyio import AnyIOStream
@@ -57,6 +59,14 @@ class Transport(_httpcore.Transport[httpx.HTTPTransport, httpx.Request, httpx.Re
     )
 
 
+def _async_stream(stream: Any, *, of_trio: bool) -> Any:
+    if not of_trio:
+        return AnyIOStream(stream)
+    from httpcore._backends.trio import TrioStream  # noqa: PLC0415 - who uses trio has it
+
+    return TrioStream(stream)
+
+
 class AsyncTransport(
     _httpcore.AsyncTransport[httpx.AsyncHTTPTransport, httpx.Request, httpx.Response], httpx.AsyncBaseTransport
 ):
@@ -68,7 +78,7 @@ class AsyncTransport(
     _kit = _httpcore.Kit(
         plain=httpx.AsyncHTTPTransport,
         pool=httpcore.AsyncConnectionPool,
-        stream=AnyIOStream,
+        stream=_async_stream,
         body=_AsyncBody,
         ssl_context=httpx.create_ssl_context,
         timed_out=httpcore.ConnectTimeout,

@@ -5,6 +5,8 @@ This module names what is httpx2's own; the engine, which it shares with httpx, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpcore2
 import httpx2
 from httpcore2._backends.anyio import AnyIOStream
@@ -57,6 +59,14 @@ class Transport(_httpcore.Transport[httpx2.HTTPTransport, httpx2.Request, httpx2
     )
 
 
+def _async_stream(stream: Any, *, of_trio: bool) -> Any:
+    if not of_trio:
+        return AnyIOStream(stream)
+    from httpcore2._backends.trio import TrioStream  # noqa: PLC0415 - who uses trio has it
+
+    return TrioStream(stream)
+
+
 class AsyncTransport(
     _httpcore.AsyncTransport[httpx2.AsyncHTTPTransport, httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport
 ):
@@ -68,7 +78,7 @@ class AsyncTransport(
     _kit = _httpcore.Kit(
         plain=httpx2.AsyncHTTPTransport,
         pool=httpcore2.AsyncConnectionPool,
-        stream=AnyIOStream,
+        stream=_async_stream,
         body=_AsyncBody,
         ssl_context=httpx2.create_ssl_context,
         timed_out=httpcore2.ConnectTimeout,

@@ -13,7 +13,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import RequestException
-from requests.utils import resolve_proxies, select_proxy
+from requests.utils import select_proxy
 
 from netjail._errors import DeniedError as Denied
 
@@ -101,9 +101,8 @@ class Adapter(HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
         """Sends ``request`` under the rules in force; the arguments are HTTPAdapter's."""
-        if proxies and select_proxy(str(request.url), dict(proxies)):
-            _log.warning("a proxy for %s is left out: %s", urlsplit(str(request.url)).hostname, NO_PROXY)
-            request.headers.pop("Proxy-Authorization", None)  # a session adds it for the proxy, on redirects
+        if proxies:
+            self._leave_out(proxies, request)
         try:
             return super().send(request, stream, timeout, verify, cert)
         except RequestsConnectionError as error:
@@ -113,6 +112,20 @@ class Adapter(HTTPAdapter):
             own = DeniedError.of(denied)
             own.request = request
             raise own  # noqa: B904 - of() names the cause
+
+    def _leave_out(self, proxies: Mapping[str, str], request: PreparedRequest) -> None:
+        """Says so where one of ``proxies`` would have been used."""
+        if select_proxy(str(request.url), dict(proxies)):
+            _log.warning("a proxy for %s is left out: %s", urlsplit(str(request.url)).hostname, NO_PROXY)
+            request.headers.pop("Proxy-Authorization", None)  # a session adds it for the proxy, on redirects
+
+
+class _SessionsAdapter(Adapter):
+    """What a netjail Session mounts: where all is ours, proxies are an error."""
+
+    def _leave_out(self, proxies: Mapping[str, str], request: PreparedRequest) -> None:  # noqa: ARG002
+        if any(proxy for scheme, proxy in proxies.items() if scheme != "no_proxy"):
+            raise ValueError(f"{NO_PROXY} (proxies=)")
 
 
 class Session(requests.Session):
@@ -140,14 +153,5 @@ class Session(requests.Session):
         super().__init__()
         self.trust_env = False
         for prefix in ("https://", "http://"):
-            adapter = Adapter(rules, resolver=resolver, connect=connect, mixed=mixed, **http_adapter)
+            adapter = _SessionsAdapter(rules, resolver=resolver, connect=connect, mixed=mixed, **http_adapter)
             self.mount(prefix, adapter)
-
-    def send(self, request: PreparedRequest, **kwargs: Any) -> Response:
-        """Sends a prepared request; ValueError where any proxy is named."""
-        if "proxies" not in kwargs:
-            kwargs["proxies"] = resolve_proxies(request, self.proxies, self.trust_env)
-        for proxies in (self.proxies, kwargs["proxies"]):
-            if proxies and any(proxy for scheme, proxy in proxies.items() if scheme != "no_proxy"):
-                raise ValueError(f"{NO_PROXY} (proxies=)")
-        return super().send(request, **kwargs)

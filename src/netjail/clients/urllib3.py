@@ -8,6 +8,8 @@ from __future__ import annotations
 import http.client
 import socket
 import sys
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from urllib3.poolmanager import PoolKey
 
+    from netjail._context import RulesInForce
     from netjail._dialer import Connect, Mixed
     from netjail._resolver import Resolver
     from netjail._rules import RuleSource
@@ -52,66 +55,63 @@ class _Carrier(Exception):  # noqa: N818 - nobody is to catch it
         self.denied = denied
 
 
-class HTTPConnection(connection.HTTPConnection):
-    """A connection that ``dialer`` dials. As a mixin it makes any of urllib3's connection classes one."""
+def _dial(of: weakref.ref[connection.HTTPConnection], dialer: Dialer) -> socket.socket:
+    """A connection's ``_new_conn``, with urllib3's errors in its own words, so that retries tell them apart."""
+    conn: Any = of()
+    if conn.proxy or conn.proxy_is_tunneling:
+        raise ValueError(NO_PROXY)
+    host = conn._dns_host.strip("[]")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise exceptions.LocationParseError(f"'{host}', label empty or too long") from None
+    try:
+        sock = dialer.connect(
+            (host, conn.port),
+            Timeout.resolve_default_timeout(conn.timeout),
+            conn.source_address,
+            family=allowed_gai_family(),
+            socket_options=conn.socket_options or (),
+        )
+    except Denied as denied:
+        raise _Carrier(denied) from denied
+    except socket.gaierror as error:
+        raise exceptions.NameResolutionError(conn.host, conn, error) from error
+    except TimeoutError as error:
+        words = f"Connection to {conn.host} timed out. (connect timeout={conn.timeout})"
+        raise exceptions.ConnectTimeoutError(conn, words) from error
+    except OSError as error:
+        raise exceptions.NewConnectionError(conn, f"Failed to establish a new connection: {error}") from error
+    sys.audit("http.client.connect", conn, conn.host, conn.port)
+    return sock
+
+
+class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+    """A pool whose connections ``dialer`` dials. As a mixin it makes any of urllib3's pool classes one.
+
+    Only what is rare is overridden. The connections are urllib3's own, with a ``_new_conn`` of ours: the
+    same request costs a percent more in a subclass, as Python's caches of attributes are by class.
+    """
 
     def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
         refuse_proxy(kwargs)
         super().__init__(*args, **kwargs)
         self._dialer = dialer
 
-    def _new_conn(self) -> socket.socket:
-        """What urllib3's own does, with its errors and their words, so that its retries tell them apart."""
-        host = self._dns_host.strip("[]")
-        try:
-            host.encode("idna")
-        except UnicodeError:
-            raise exceptions.LocationParseError(f"'{host}', label empty or too long") from None
-        try:
-            sock = self._dialer.connect(
-                (host, self.port),
-                Timeout.resolve_default_timeout(self.timeout),
-                self.source_address,
-                family=allowed_gai_family(),
-                socket_options=self.socket_options or (),
-            )
-        except Denied as denied:
-            raise _Carrier(denied) from denied
-        except socket.gaierror as error:
-            raise exceptions.NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            words = f"Connection to {self.host} timed out. (connect timeout={self.timeout})"
-            raise exceptions.ConnectTimeoutError(self, words) from error
-        except OSError as error:
-            raise exceptions.NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
-        sys.audit("http.client.connect", self, self.host, self.port)
-        return sock
+    def _new_conn(self) -> Any:
+        conn: Any = super()._new_conn()
+        conn._new_conn = partial(_dial, weakref.ref(conn), self._dialer)
+        return conn
 
-    def set_tunnel(self, host: str, *_args: Any, **_kwargs: Any) -> None:
-        """Raises ValueError: what lies behind a tunnel would be dialled by somebody else."""
-        raise ValueError(f"{NO_PROXY} (no tunnel to {host!r})")
-
-
-class HTTPSConnection(HTTPConnection, connection.HTTPSConnection):
-    """The same over TLS. The certificate is checked against the name that was asked for."""
-
-
-class HTTPConnectionPool(urllib3.HTTPConnectionPool):
-    """A pool in whose connections a denial ends as this module's DeniedError. Also a mixin."""
-
-    ConnectionCls: Any = HTTPConnection
-
-    def urlopen(self, *args: Any, **kwargs: Any) -> urllib3.BaseHTTPResponse:
-        try:
-            return super().urlopen(*args, **kwargs)
-        except _Carrier as carrier:
-            raise DeniedError.of(carrier.denied)  # noqa: B904 - of() names the cause
+    def _put_conn(self, conn: Any) -> None:
+        """Takes a connection back, and None for one that failed: there a denial ends its way through urlopen."""
+        super()._put_conn(conn)
+        if conn is None and isinstance(carrier := sys.exception(), _Carrier):
+            raise DeniedError.of(carrier.denied)
 
 
 class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
-    """The same over TLS."""
-
-    ConnectionCls: Any = HTTPSConnection
+    """The same over TLS. Certificates are checked against the name that was asked for."""
 
 
 class PoolManager(urllib3.PoolManager):
@@ -144,18 +144,28 @@ class PoolManager(urllib3.PoolManager):
         super().__init__(num_pools, headers, **connection_pool_kw)
         self.pool_classes_by_scheme = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
         self._dialer = Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
+        self._pinned: dict[RulesInForce, Dialer] = {}
+        self._most_pinned = max(64, 2 * num_pools)
 
     def connection_from_pool_key(
         self, pool_key: PoolKey, request_context: dict[str, Any]
     ) -> urllib3.HTTPConnectionPool:
         """The pool of ``pool_key`` under the rules in force, which also judge whatever it dials later."""
         rules = self._dialer.rules_in_force()
-        key: Any = (rules, pool_key)
-        pool = self.pools.get(key)
-        if pool is None:
-            context = {**request_context, "dialer": self._dialer.pinned(rules)}
-            pool = super().connection_from_pool_key(key, context)
-        return pool
+        dialer = self._pinned.get(rules) or self._pin(rules)
+        key: Any = (dialer, pool_key)  # the dialer stands for the rules: it is hashed faster, and several times
+        try:
+            return self.pools[key]
+        except KeyError:
+            pass
+        return super().connection_from_pool_key(key, {**request_context, "dialer": dialer})
+
+    def _pin(self, rules: RulesInForce) -> Dialer:
+        """The one dialer for ``rules``, for as long as any pool has it."""
+        if len(self._pinned) >= self._most_pinned:
+            keys: Any = self.pools.keys()
+            self._pinned = {dialer.rules_in_force(): dialer for dialer, _ in keys}
+        return self._pinned.setdefault(rules, self._dialer.pinned(rules))
 
 
 def refuse_proxy(arguments: Mapping[str, Any]) -> None:
