@@ -23,6 +23,7 @@ STAGGER = 0.25
 """Seconds that one attempt gets before the next address is tried beside it (RFC 8305, section 5)."""
 
 _LOOKUP_THREADS = 32
+_IDLE = 10.0  # seconds after which a thread that has nothing to do ends
 
 
 def deadline_after(timeout: float | None) -> float | None:
@@ -230,8 +231,66 @@ def _failure(task: asyncio.Task[Any]) -> Exception:
     return error if isinstance(error, Exception) else OSError("connect was cancelled")
 
 
-_lookup_slots: dict[int, Any] = {}
-"""A bound for each process: a forked child has none of its parent's threads."""
+class _Workers:
+    """At most 32 threads, made on demand, which end when nothing has come for a while.
+
+    They are kept because the system's resolver reads its configuration anew in each new thread, which
+    takes longer than a cached lookup.
+    """
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue  # noqa: PLC0415 - threads are for deadlines alone
+        from threading import BoundedSemaphore, Lock  # noqa: PLC0415 - as above
+
+        self._slots = BoundedSemaphore(_LOOKUP_THREADS)
+        self._lock = Lock()
+        self._idle = 0
+        self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    def start(self, job: Callable[[], object], timeout: float) -> None:
+        """Has a worker call ``job``; TimeoutError when every one is busy for ``timeout`` seconds."""
+        from _thread import start_new_thread  # noqa: PLC0415 - as above
+
+        if not self._slots.acquire(timeout=timeout):
+            raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy")
+        with self._lock:
+            if self._idle:
+                self._idle -= 1  # one that waits will find this job
+                self._jobs.put(job)
+                return
+        try:
+            # Not a threading.Thread: it would be waited for at exit, however long its lookup hangs.
+            start_new_thread(self._work, (job,))
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _work(self, job: Callable[[], object] | None) -> None:
+        while job is not None:
+            try:
+                job()
+            finally:
+                job = None
+                with self._lock:
+                    self._idle += 1
+                self._slots.release()
+            job = self._next()
+
+    def _next(self) -> Callable[[], object] | None:
+        from queue import Empty  # noqa: PLC0415 - as above
+
+        try:
+            return self._jobs.get(timeout=_IDLE)
+        except Empty:
+            with self._lock:
+                if self._jobs.empty():
+                    self._idle -= 1
+                    return None
+                return self._jobs.get()
+
+
+_workers: dict[int, _Workers] = {}
+"""Those of each process: a forked child has none of its parent's threads."""
 
 
 def within(timeout: float, lookup: Callable[[], Any]) -> Any:
@@ -239,33 +298,24 @@ def within(timeout: float, lookup: Callable[[], Any]) -> Any:
 
     At most 32 run at a time, those left behind included.
     """
-    from _thread import allocate_lock, start_new_thread  # noqa: PLC0415 - threads are for deadlines alone
-    from threading import BoundedSemaphore  # noqa: PLC0415
+    from _thread import allocate_lock  # noqa: PLC0415 - threads are for deadlines alone
 
-    pid = os.getpid()
-    slots = _lookup_slots.get(pid) or _lookup_slots.setdefault(pid, BoundedSemaphore(_LOOKUP_THREADS))
-    end = time.monotonic() + timeout
+    pid, end = os.getpid(), time.monotonic() + timeout
+    workers = _workers.get(pid) or _workers.setdefault(pid, _Workers())
     outcome: list[tuple[Any, BaseException | None]] = []
     done = allocate_lock()
     done.acquire()
+    context = copy_context()
 
-    def run() -> None:
+    def job() -> None:
         try:
-            outcome.append((lookup(), None))
+            outcome.append((context.run(lookup), None))
         except BaseException as error:  # noqa: BLE001 - it is handed to the caller's thread
             outcome.append((None, error))
         finally:
-            slots.release()
             done.release()
 
-    if not slots.acquire(timeout=max(0, end - time.monotonic())):
-        raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy")
-    try:
-        # threading.Thread would wait for the thread to say that it runs: as long again as a cached lookup.
-        start_new_thread(copy_context().run, (run,))
-    except BaseException:
-        slots.release()
-        raise
+    workers.start(job, timeout)
     if not done.acquire(timeout=max(0, end - time.monotonic())):
         raise TimeoutError(errno.ETIMEDOUT, "timed out")
     answer, error = outcome[0]

@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Any, ClassVar
 
@@ -280,7 +281,8 @@ def test_the_deadline_covers_the_lookup() -> None:
 
 
 def test_lookups_with_a_deadline_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(racing._lookup_slots, os.getpid(), threading.BoundedSemaphore(1))
+    monkeypatch.setattr(racing, "_LOOKUP_THREADS", 1)
+    monkeypatch.setattr(racing, "_workers", {})
     stop = threading.Event()
 
     class Hanging:
@@ -294,6 +296,36 @@ def test_lookups_with_a_deadline_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(TimeoutError, match="every lookup thread is busy"):
         dialer.connect(("b.test", 1), timeout=0.05)
     stop.set()
+
+
+def test_lookup_threads_are_used_again() -> None:
+    assert len({racing.within(5, threading.get_ident) for _ in range(50)}) < 50
+
+
+def test_a_lookup_thread_ends_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(racing, "_IDLE", 0)
+    workers = racing._Workers()
+    workers._idle = 1
+    assert workers._next() is None
+    assert workers._idle == 0
+    workers._jobs.put(int)
+    assert workers._next() is int, "what came at the last moment is not lost"
+
+
+def test_many_lookups_at_once_each_get_their_own_answer() -> None:
+    with ThreadPoolExecutor(64) as pool:
+        assert list(pool.map(lambda n: racing.within(30, lambda: n), range(3000))) == list(range(3000))
+
+
+def test_a_forked_child_looks_up_with_threads_of_its_own() -> None:
+    racing.within(5, lambda: None)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(racing.within(5, lambda: 7))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_a_lookup_in_a_thread_sees_the_context() -> None:
