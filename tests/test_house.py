@@ -27,7 +27,7 @@ CORE = [
 """From the bottom up: a module imports only what stands before it."""
 
 KNOWS_NOTHING = {"_registry", "_errors", "_boundaries", "_race", "_pools"}
-FACE = {"__init__", "__main__", "cli", "_demo", "demo"}
+FACE = {"__init__", "__main__", "guard", "loop"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import random
 import socket
 import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+Listener = TypeVar("Listener")
+_HERE = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.9")
+
+
+def on_a_port(address: str, port: int, listen: Callable[[tuple[str, int]], Listener]) -> Listener:
+    """What ``listen`` makes of an address and a port: ``port``, or one that no client's own socket is given.
+
+    Tests put a listener on the same port of a second address, which somebody's outgoing connection may
+    hold where the system chose the port.
+    """
+    if port:
+        return listen((address, port))
+    for _ in range(100):
+        candidate = random.randrange(10_000, 30_000)
+        if all(_is_free(each, candidate) for each in _HERE):
+            try:
+                return listen((address, candidate))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+    raise OSError(errno.EADDRINUSE, "no port is free on every loopback address that tests use")
+
+
+def _is_free(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
 
 
 @dataclass
@@ -48,7 +85,7 @@ class Site:
         self.seen: list[Seen] = []
         self.stopped = threading.Event()
         self._tls = tls
-        self._server = _Server((address, port), self, tls)
+        self._server = on_a_port(address, port, lambda target: _Server(target, self, tls))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -194,7 +231,7 @@ class Trap:
     def __init__(self, address: str = "127.0.0.1", *, port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.address = address
-        self._listener = socket.create_server((address, port), family=family)
+        self._listener = on_a_port(address, port, lambda target: socket.create_server(target, family=family))
         self.port: int = self._listener.getsockname()[1]
 
     @property
