@@ -56,7 +56,8 @@ class Adapter(HTTPAdapter):
     ``max_retries`` does not retry, and what requests raises.
     """
 
-    __attrs__ = [*HTTPAdapter.__attrs__, "_jail"]  # noqa: RUF012 - what is pickled
+    poolmanager: PoolManager
+    __attrs__: list[str] = [*HTTPAdapter.__attrs__, "_jail"]  # noqa: RUF012 - what is pickled
 
     def __init__(
         self,

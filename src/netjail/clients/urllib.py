@@ -68,6 +68,8 @@ class HTTPConnection(_Connection):
 
     _judged_under: RulesInForce | None = None
 
+    sock: Any
+
     def __init__(
         self,
         *plain: Any,
