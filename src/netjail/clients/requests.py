@@ -22,6 +22,7 @@ from .urllib3 import NO_PROXY, PoolManager, refuse_proxy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import urllib3
     from requests import PreparedRequest, Request, Response
 
     from netjail._dialer import Connect, Mixed
@@ -56,7 +57,7 @@ class Adapter(HTTPAdapter):
     ``max_retries`` does not retry, and what requests raises.
     """
 
-    poolmanager: PoolManager
+    poolmanager: urllib3.PoolManager
     __attrs__: list[str] = [*HTTPAdapter.__attrs__, "_jail"]  # noqa: RUF012 - what is pickled
 
     def __init__(
