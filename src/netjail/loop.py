@@ -207,8 +207,10 @@ def new_event_loop(
     ``asyncio.Runner(loop_factory=partial(new_event_loop, PUBLIC))`` runs a program on it. Raises
     ImportError where uvloop is asked for and not installed.
 
-    >>> import asyncio, netjail
-    >>> loop = new_event_loop(netjail.PUBLIC)
+    >>> import asyncio
+    >>> from netjail import PUBLIC
+    >>> from netjail.loop import new_event_loop
+    >>> loop = new_event_loop(PUBLIC)
     >>> loop.run_until_complete(loop.create_connection(asyncio.Protocol, "127.0.0.1", 80))
     Traceback (most recent call last):
     netjail.DeniedError: netjail denied the connection to '127.0.0.1' port 80: ...
