@@ -1,0 +1,1 @@
+"""The released test suites of the plain clients, run through netjail's: ``python -m tests.suites [CLIENT ...]``."""
