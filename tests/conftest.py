@@ -10,7 +10,8 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import trustme
@@ -118,6 +119,33 @@ def server_tls(ca: trustme.CA) -> Callable[..., ssl.SSLContext]:
         if alpn:
             context.set_alpn_protocols(alpn)
         return context
+
+    return make
+
+
+class Pem(NamedTuple):
+    """Files for a server that is no Python: its certificate chain, its key, and the authority's certificate."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+@pytest.fixture(scope="session")
+def pem(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pem]:
+    """Makes such files, with a certificate for the given names, which everybody may read."""
+
+    def make(*names: str) -> Pem:
+        folder = tmp_path_factory.mktemp("pem")
+        for parent in (folder, folder.parent, folder.parent.parent):
+            parent.chmod(0o755)
+        files = Pem(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+        issued = ca.issue_cert(*names)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(files.cert, append=True)
+        issued.private_key_pem.write_to_path(files.key)
+        ca.cert_pem.write_to_path(files.ca)
+        return files
 
     return make
 

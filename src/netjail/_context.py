@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
     RulesInForce = tuple[RuleSource, ...]
 
-_carried: ContextVar[RuleSource | None] = ContextVar("netjail rules", default=None)
+carried_rules: ContextVar[RuleSource | None] = ContextVar("netjail rules", default=None)
 _NONE = Rules()
+
+floors: list[RuleSource] = []
+"""What a guard lays under every dial of this process. It narrows, and gives no access by itself here."""
 
 
 def current_rules() -> RuleSource:
     """The rules that this context carries; outside any ``use_rules`` an empty ``Rules()``, which denies all."""
-    carried = _carried.get()
+    carried = carried_rules.get()
     return _NONE if carried is None else carried
 
 
@@ -54,13 +57,13 @@ class _UseRules:
         self._tokens: list[Token[RuleSource | None]] = []
 
     def __enter__(self) -> RuleSource:
-        self._tokens.append(_carried.set(self._rules))
+        self._tokens.append(carried_rules.set(self._rules))
         return self._rules
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _carried.reset(self._tokens.pop())
+        carried_rules.reset(self._tokens.pop())
 
 
 def checked(rules: RuleSource) -> RuleSource:
@@ -73,9 +76,11 @@ def checked(rules: RuleSource) -> RuleSource:
 def in_force(given: RuleSource | None) -> RulesInForce:
     """The rules that a connection made here and now must pass, each of them: none at all denies it.
 
-    The context can only narrow what was ``given``.
+    The context can only narrow what was ``given``, and so can the floors.
     """
-    carried = _carried.get()
+    carried = carried_rules.get()
     if carried is None:
-        return () if given is None else (given,)
-    return (carried,) if given is None or given is carried else (given, carried)
+        rules = () if given is None else (given,)
+    else:
+        rules = (carried,) if given is None or given is carried else (given, carried)
+    return (*rules, *floors) if floors and rules else rules

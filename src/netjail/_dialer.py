@@ -422,7 +422,7 @@ class AsyncDialer(_Jail):
         With ``ssl`` the certificate is checked against ``server_hostname``, by default ``host``.
         ``transport_options`` are ``ssl_handshake_timeout`` and ``ssl_shutdown_timeout``.
         """
-        options = _tls_options(host, ssl, server_hostname, transport_options)
+        options = tls_options(host, ssl, server_hostname, transport_options)
         sock = await self.connect((host, port), None, local_addr, family=family)
         return await _streams(sock, limit, **options)
 
@@ -439,9 +439,9 @@ class AsyncDialer(_Jail):
         **transport_options: Any,
     ) -> tuple[asyncio.Transport, Any]:
         """A (transport, protocol) pair, as a loop's ``create_connection`` gives it."""
-        options = _tls_options(host, ssl, server_hostname, transport_options)
+        options = tls_options(host, ssl, server_hostname, transport_options)
         sock = await self.connect((host, port), None, local_addr, family=family)
-        return await _transport(sock, protocol_factory, **options)
+        return await transport_over(sock, protocol_factory, **options)
 
     async def resolve(
         self,
@@ -462,7 +462,7 @@ class AsyncDialer(_Jail):
         return [(ip, port) for ip in in_dial_order(accepted)]
 
 
-def _tls_options(
+def tls_options(
     host: str, ssl: ssl.SSLContext | bool | None, server_hostname: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The keyword arguments for asyncio once there is a socket, checked before anything was sent."""
@@ -475,7 +475,7 @@ def _tls_options(
     return {"ssl": ssl, "server_hostname": host if server_hostname is None else server_hostname, **options}
 
 
-async def _transport(
+async def transport_over(
     sock: socket.socket, protocol_factory: Callable[[], Any], **options: Any
 ) -> tuple[asyncio.Transport, Any]:
     """Hands a connected socket to the loop, which closes it from then on, also when a handshake fails."""
@@ -498,7 +498,7 @@ async def _streams(
 
     reader = asyncio.StreamReader(limit=limit)
     protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await _transport(sock, lambda: protocol, **options)
+    transport, _ = await transport_over(sock, lambda: protocol, **options)
     return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
 
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import ref
 
 from ._addresses import is_literal
-from ._context import _carried as carried
-from ._context import checked, in_force
+from ._context import carried_rules, checked, floors, in_force
 from ._dialer import AsyncDialer, applying, judge
 from ._errors import DeniedError
 from ._rules import Rules
@@ -102,8 +101,8 @@ def install(floor: RuleSource, *, strict: bool = False) -> None:
             for name in (*CANNOT_SEE, "oracledb.thick_impl"):
                 if sys.modules.get(name) is not None:
                     raise ImportError(f"{_refusal(name)} It is loaded already: install the guard first.", name=name)
-        if floor not in _guard.floors:
-            _guard.floors += (floor,)
+        if floor not in floors:
+            floors.append(floor)
         _guard.strict = _guard.strict or strict
         if not _guard.hooked:
             _hook_in()
@@ -115,7 +114,7 @@ def report() -> Report:
     if _guard.strict:
         loaded.discard("oracledb.thick_impl")
     return Report(
-        floors=_guard.floors,
+        floors=tuple(floors),
         strict=_guard.strict,
         judged=_reached(_guard.judged),
         denied=_reached(_guard.denied),
@@ -145,7 +144,6 @@ class _Guard:
     """What the audit hook holds on to. It is made once, and used by the hook even while Python shuts down."""
 
     def __init__(self) -> None:
-        self.floors: RulesInForce = ()
         self.strict = False
         self.hooked = False
         self.judged = count()
@@ -156,7 +154,7 @@ class _Guard:
         self.finder = _Finder(self)
 
     def in_force(self) -> RulesInForce:
-        return (*self.floors, *in_force(None))
+        return in_force(None) or tuple(floors)
 
     def dial(self, sock: Any = None, address: Any = None, *_: object) -> None:
         """A connect, or a send to an address. ``address`` is what the program passed; C has read it already."""
@@ -259,7 +257,8 @@ def _hook_in() -> None:
     sys.addaudithook(_hook_of(_guard))
     sys.audit(_PRESENT)
     if not _guard.hooked:
-        _guard.floors, _guard.strict = (), False
+        floors.clear()
+        _guard.strict = False
         raise RuntimeError("another audit hook of this process keeps the guard out: nothing is judged")
     _carry_rules_into_threads()
     _guard.finder.stand_first()
@@ -295,7 +294,7 @@ def _carry_rules_into_threads() -> None:
 
     @wraps(start)
     def start_under_rules(self: Thread) -> None:
-        rules = carried.get()
+        rules = carried_rules.get()
         if rules is None:
             return start(self)
         before = vars(self).get("run")
@@ -303,7 +302,7 @@ def _carry_rules_into_threads() -> None:
 
         def under_rules() -> None:
             vars(self).pop("run", None)
-            carried.set(rules)
+            carried_rules.set(rules)
             run()
 
         vars(self)["run"] = under_rules
@@ -317,7 +316,7 @@ def _carry_rules_into_threads() -> None:
 
     @wraps(submit)
     def submit_under_rules(self: ThreadPoolExecutor, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return submit(self, _under, carried.get(), fn, *args, **kwargs)
+        return submit(self, _under, carried_rules.get(), fn, *args, **kwargs)
 
     Thread.start = start_under_rules  # type: ignore[method-assign]
     ThreadPoolExecutor.submit = submit_under_rules  # type: ignore[method-assign,assignment]
@@ -325,11 +324,11 @@ def _carry_rules_into_threads() -> None:
 
 def _under(rules: RuleSource | None, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """A job under the rules that it was submitted under: its worker has those of an earlier one, or none."""
-    token = carried.set(rules)
+    token = carried_rules.set(rules)
     try:
         return fn(*args, **kwargs)
     finally:
-        carried.reset(token)
+        carried_rules.reset(token)
 
 
 class _Finder(MetaPathFinder):

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ._addresses import is_literal
-from ._dialer import AsyncDialer, _tls_options, _transport
+from ._dialer import AsyncDialer, tls_options, transport_over
 from ._errors import DeniedError
 from ._race import the_error
 from ._resolver import unresolvable
@@ -48,8 +48,8 @@ async def connection(
     name = "localhost" if host is None else host if isinstance(host, str) else host.decode("ascii")
     tls = {key: options.pop(key, None) for key in ("ssl_handshake_timeout", "ssl_shutdown_timeout")}
     given = {key: value for key, value in tls.items() if value is not None}
-    transport_options = _tls_options(name, options.pop("ssl", None), options.pop("server_hostname", None), given)
-    return await _transport(await _dialled(dialer, name, port, **options), protocol_factory, **transport_options)
+    transport_options = tls_options(name, options.pop("ssl", None), options.pop("server_hostname", None), given)
+    return await transport_over(await _dialled(dialer, name, port, **options), protocol_factory, **transport_options)
 
 
 async def _dialled(  # the arguments of a loop's create_connection, whose own way of racing is not used

@@ -12,16 +12,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-GOOD, BAD = "127.0.0.2", "127.0.0.3"
-"""What the floor of these tests accepts, and what it does not."""
+from tests.servers.names import GOOD, TABLE
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PREAMBLE = """
 import os, socket, sys, threading
 import netjail
 from netjail import DeniedError, Rules, find_denied, guard, use_rules
 
 GOOD, BAD = "127.0.0.2", "127.0.0.3"
+
+def _answer(host, port, family=0, type=0, proto=0, flags=0, ask=socket.getaddrinfo):
+    name = host.decode() if isinstance(host, bytes) else host
+    if name not in HOSTS:
+        return ask(host, port, family, type, proto, flags)
+    return [each for ip in HOSTS[name] for each in ask(ip, port, family, type, proto, flags)]
+
+socket.getaddrinfo = _answer
 
 def outcome(call, *args, **kwargs):
     try:
@@ -37,8 +44,11 @@ def dial(host, port):
 
 
 def run(code: str, *, path: Iterable[Path | str] = (), **names: Any) -> list[str]:
-    """The lines that ``code`` prints in a new Python, which must end well. ``names`` are its globals."""
-    given = "".join(f"{name} = {value!r}\n" for name, value in names.items())
+    """The lines that ``code`` prints in a new Python, which must end well. ``names`` are its globals.
+
+    ``HOSTS``, a dict of addresses by name, is what names resolve to there, by default those of the tests.
+    """
+    given = "".join(f"{name} = {value!r}\n" for name, value in {"HOSTS": TABLE, **names}.items())
     search = os.pathsep.join([*map(str, path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + given + textwrap.dedent(code)],

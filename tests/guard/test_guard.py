@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from netjail import guard
+from tests.servers.names import BAD, GOOD
 
-from .harness import BAD, GOOD, run, run_guarded
+from .harness import run, run_guarded
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 

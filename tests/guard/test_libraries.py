@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import BAD, GOOD, Talk, run_guarded
+from tests.servers.names import BAD, GOOD
+
+from .harness import Talk, run_guarded
 
 HTTP = {
     "socket.create_connection": "fetch = lambda host, port: socket.create_connection((host, port)).close()",

@@ -7,8 +7,9 @@ import socket
 import pytest
 
 from netjail import guard
+from tests.servers.names import BAD, GOOD
 
-from .harness import BAD, GOOD, ROOT, run, run_guarded
+from .harness import ROOT, run, run_guarded
 
 ROWS = sorted(guard.CANNOT_SEE)
 

@@ -8,6 +8,17 @@ from typing import Any
 
 Answer = Sequence[str]
 
+GOOD, BAD = "127.0.0.2", "127.0.0.3"
+"""The address that the rules of most tests accept, and one that they do not."""
+
+TABLE: dict[str, Any] = {
+    "good.test": [GOOD],
+    "bad.test": [BAD],
+    "wrong.test": [GOOD],  # no server has a certificate for it
+    "mixed.test": [BAD, GOOD],
+}
+"""The names that tests of clients dial."""
+
 
 class Names:
     """A Resolver: ``Names({"good.test": ["127.0.0.2"]})``.
@@ -16,7 +27,7 @@ class Names:
     raise. A name that is not in the table does not resolve. ``asked`` holds (host, family).
     """
 
-    def __init__(self, table: Mapping[str, Any]) -> None:
+    def __init__(self, table: Mapping[str, Any] = TABLE) -> None:
         self.table = dict(table)
         self.asked: list[tuple[str, int]] = []
 
