@@ -72,7 +72,12 @@ def test_every_core_module_has_its_place() -> None:
 CLIENTS = sorted(path.stem for path in (SOURCE / "clients").glob("*.py") if path.stem != "__init__")
 SHARED_ENGINES = {"_httpcore"}
 MAY_KNOW = {"requests": {"urllib3"}}
-LIBRARIES = {"httpx2": {"httpx2", "httpcore2"}, "httpx": {"httpx", "httpcore"}, "requests": {"requests", "urllib3"}}
+LIBRARIES = {
+    "dnspython": {"dns"},
+    "httpx": {"httpx", "httpcore"},
+    "httpx2": {"httpx2", "httpcore2"},
+    "requests": {"requests", "urllib3"},
+}
 
 
 @pytest.mark.parametrize("name", CLIENTS)

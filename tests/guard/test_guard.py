@@ -174,6 +174,30 @@ def test_what_a_dialer_of_netjail_connects_is_judged_by_the_floor_as_well(site, 
     assert lines == ["ok denied", "ok denied"]
 
 
+def test_the_floor_is_among_the_rules_of_netjails_own_dialers_and_gives_them_no_access(site):
+    """What such a dialer pins for a library in C is not seen by the hook, and no name is looked up in vain."""
+    lines = run_guarded(
+        """
+        class Resolver:
+            def lookup(self, host, family):
+                asked.append(host)
+                return [GOOD, BAD]
+
+        asked = []
+        floor = guard.report().floors
+        everything = Rules(allow=["0.0.0.0/0"])
+        dialer = netjail.Dialer(everything, resolver=Resolver())
+        print(dialer.rules_in_force() == (everything, *floor), dialer.resolve(("any.test", good)) == [(GOOD, good)])
+        print(netjail.Dialer(resolver=Resolver()).rules_in_force())
+        print(outcome(netjail.Dialer(resolver=Resolver()).connect, ("any.test", good)))
+        guard.install(Rules())
+        print(outcome(dialer.connect, ("any.test", good)), asked)
+        """,
+        good=site(GOOD).port,
+    )
+    assert lines == ["True True", "()", "denied", "denied ['any.test']"]
+
+
 def test_a_source_of_rules_is_asked_for_the_address_and_the_port(site, trap):
     good, bad = site(GOOD), trap(GOOD)
     lines = run(
