@@ -43,8 +43,10 @@ docs: $(READY) ## the documentation into docs/_build/html, warnings as errors, e
 	$(VENV)/bin/sphinx-build --fail-on-warning --quiet -b doctest docs docs/_build/doctest
 	$(PYTHON_BIN) -m pytest -q tests/test_readme.py
 
-wheel: $(READY) ## the wheel and the source archive into dist
+wheel: $(READY) ## the wheel, the source archive and a bill of materials (CycloneDX) into dist
 	$(PYTHON_BIN) -m hatchling build --clean
+	$(VENV)/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type library --output-reproducible \
+		--output-format JSON --output-file dist/netjail.cdx.json requirements/dev.txt
 
 $(BENCH)/.ready: requirements/bench.txt scripts/bootstrap scripts/uv scripts/find-python
 	@sh scripts/bootstrap $(BENCH) requirements/bench.txt

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
 from email.parser import HeaderParser
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,25 @@ def test_the_wheel_holds_netjail_and_says_that_it_is_typed(wheel):
     assert "netjail/py.typed" in names
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "netjail").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
+
+
+def test_two_builds_are_the_same_to_the_byte(wheel, tmp_path):
+    """From another folder, by files of another age, with another umask: what is shipped can be built again."""
+    copy = tmp_path / "elsewhere"
+    for path in tree():
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        os.utime(target, (10**9, 10**9))
+    digests = []
+    for folder, umask, out in ((ROOT, 0o022, "here"), (copy, 0o077, "there")):
+        command = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path / out)]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, umask=umask)
+        files = sorted((tmp_path / out).iterdir())
+        assert {file.suffix for file in files} == {".whl", ".gz"}
+        digests.append({file.name: sha256(file.read_bytes()).hexdigest() for file in files})
+    assert digests[0] == digests[1]
+    assert digests[0][wheel.name] == sha256(wheel.read_bytes()).hexdigest()
 
 
 def test_the_wheel_says_what_it_is(wheel):
