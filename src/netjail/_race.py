@@ -217,13 +217,21 @@ async def first_async(
             if winner is not None:
                 return winner.result()
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
         for task in {*running, *finished} - {winner}:
-            if not task.cancelled() and task.exception() is None:
-                task.result().close()  # it had connected as well
+            task.add_done_callback(_close)  # it may connect, or have connected, as well
+            task.cancel()
+        try:
+            await asyncio.gather(*running, return_exceptions=True)
+        except BaseException:  # cancelled: nobody will take the winner either
+            if winner is not None:
+                winner.result().close()
+            raise
     raise the_error([_failure(task) for task in finished], all_errors)
+
+
+def _close(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 def _failure(task: asyncio.Task[Any]) -> Exception:

@@ -49,9 +49,12 @@ def requests(rules: Any, resolver: Any) -> Iterator[Fetch]:
 
 @contextmanager
 def urllib3(rules: Any, resolver: Any) -> Iterator[Fetch]:
+    from urllib3 import Retry
+
     from netjail.clients.urllib3 import PoolManager
 
-    with PoolManager(rules, resolver=resolver, timeout=TIMEOUT, retries=5) as pool:
+    once = Retry(total=None, redirect=5, connect=0, read=0, other=0)
+    with PoolManager(rules, resolver=resolver, timeout=TIMEOUT, retries=once) as pool:
         yield lambda url: pool.request("GET", url).data
 
 
