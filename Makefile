@@ -15,7 +15,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 # Extra arguments for pytest and the like: make test ARGS="-k denied"
 ARGS ?=
 
-.PHONY: help demo test check docs bench suites wheel lock clean
+.PHONY: help demo test check docs bench suites mutants nightly wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ bench: $(BENCH)/.ready ## the benchmarks beside the plain clients
 
 suites: $(READY) ## the plain clients' own test suites through ours
 	@$(PYTHON_BIN) -m tests.suites $(ARGS)
+
+mutants: $(READY) ## faults put into the code one at a time, each of which a test must notice
+	@$(PYTHON_BIN) -m tests.mutants $(ARGS)
+
+nightly: $(READY) ## the proofs in full: every spelling, a million requests, ten million decisions
+	@NETJAIL_NIGHTLY=1 $(PYTHON_BIN) -m pytest tests/proofs tests/unit/test_rules_properties.py tests/clients/test_dnspython.py $(ARGS)
 
 lock: ## the newest (and oldest) versions that fit pyproject.toml into requirements, with hashes
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
