@@ -8,6 +8,7 @@ VENV := .venv
 PYTHON_BIN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BENCH := .tools/bench
+FUZZ := .tools/fuzz
 UV := sh scripts/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	--fork-strategy fewest --python-version 3.11
@@ -15,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 # Extra arguments for pytest and the like: make test ARGS="-k denied"
 ARGS ?=
 
-.PHONY: help demo test check docs bench suites mutants nightly wheel lock clean
+.PHONY: help demo test check docs bench fuzz suites mutants nightly wheel lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,13 @@ $(BENCH)/.ready: requirements/bench.txt scripts/bootstrap scripts/uv scripts/fin
 bench: $(BENCH)/.ready ## the benchmarks beside the plain clients
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
+$(FUZZ)/.ready: requirements/fuzz.txt scripts/bootstrap scripts/uv scripts/find-python
+	@sh scripts/bootstrap $(FUZZ) requirements/fuzz.txt
+	@touch $@
+
+fuzz: $(FUZZ)/.ready ## the parsers under a coverage-guided fuzzer, a minute each (ARGS="--seconds 3600")
+	@$(FUZZ)/bin/python -m tests.fuzz $(ARGS)
+
 suites: $(READY) ## the plain clients' own test suites through ours
 	@$(PYTHON_BIN) -m tests.suites $(ARGS)
 
@@ -70,6 +78,7 @@ lock: ## the newest (and oldest) versions that fit pyproject.toml into requireme
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --group lint --group docs -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --resolution lowest-direct -o requirements/oldest.txt
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group core --group bench -o requirements/bench.txt
+	$(COMPILE) --upgrade --group core --group fuzz -o requirements/fuzz.txt
 
 clean: ## everything that the Makefile made
 	rm -rf .venv .tools dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -72,9 +72,13 @@ class DeniedError(NetjailError, PermissionError):
         return error
 
 
+# What repr() writes: an escape is one of its own, and neither a control character nor a surrogate stands for itself.
+_ESCAPE = r"""\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4})"""
+_NOT_ITSELF = r"\\\0-\x1f\ud800-\udfff"
 _MESSAGE = (
-    r"""netjail denied the connection to (?P<host>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") """
-    r"""port (?P<port>\d+): (?P<reason>[^'"\\\])}>,;\n]*)"""
+    "netjail denied the connection to "
+    rf"""(?P<host>'(?:[^'{_NOT_ITSELF}]|{_ESCAPE})*'|"(?:[^"{_NOT_ITSELF}]|{_ESCAPE})*") """
+    r"""port (?P<port>[0-9]{1,5}): (?P<reason>[^'"\\\])}>,;\n]*)"""
 )
 
 
