@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import json
 import os
 import socket
 import ssl
@@ -39,6 +40,19 @@ def _stays_on_loopback(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_stays_on_loopback)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--proofs", help="write what tests prove of the clients, by their marks, to this file as JSON")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if file := session.config.getoption("--proofs"):
+        proofs: dict[str, list[str]] = {}
+        for item in session.items:
+            for mark in item.iter_markers("proves"):
+                proofs.setdefault(mark.args[0], []).extend(mark.args[1:])
+        Path(file).write_text(json.dumps(proofs), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)

@@ -293,6 +293,7 @@ async def test_a_denial_is_both_libraries_own_error_and_names_no_address(trap: M
     assert netjail.find_denied(error) is error
 
 
+@pytest.mark.proves("aiohttp", "denied")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST"])
 async def test_a_denial_is_dialled_once(trap: Make, method: str) -> None:
     forbidden, names = trap("127.0.0.3"), AsyncNames(NAMES)
@@ -319,6 +320,7 @@ async def test_empty_rules_send_no_query_and_ipv4_rules_ask_for_ipv4(site: Make)
     assert names.asked == [("good.test", socket.AF_INET)]
 
 
+@pytest.mark.proves("aiohttp", "literal")
 @pytest.mark.parametrize(
     "host",
     [
@@ -413,6 +415,7 @@ async def test_requests_that_wait_for_one_lookup_are_denied_each(trap: Make) -> 
     assert len({id(outcome) for outcome in outcomes}) == 5
 
 
+@pytest.mark.proves("aiohttp", "announced")
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 async def test_every_hop_of_a_redirect_is_judged(site: Make, trap: Make, code: int) -> None:
     server, forbidden = site("127.0.0.2"), trap("127.0.0.3")
@@ -476,6 +479,7 @@ async def test_proxy_as_a_keyword_is_refused() -> None:
         Connector(GOOD, proxy="http://127.0.0.2:1")
 
 
+@pytest.mark.proves("aiohttp", "tls", "wrong-name")
 async def test_tls_checks_the_name_that_was_asked_for(site: Make, server_tls: Make, client_tls: ssl.SSLContext) -> None:
     server = site("127.0.0.2", tls=server_tls("good.test"))
     names = AsyncNames({**NAMES, "wrong.test": ["127.0.0.2"]})
@@ -567,6 +571,7 @@ async def test_websockets_are_judged_and_held_and_leave_with_their_rules(trap: M
         await runner.cleanup()
 
 
+@pytest.mark.proves("aiohttp", "allowed")
 async def test_bodies_stream_both_ways(site: Make) -> None:
     server = site("127.0.0.2")
 

@@ -67,6 +67,7 @@ def jailed(request: pytest.FixtureRequest) -> Make:
     return made
 
 
+@pytest.mark.proves("requests", "allowed")
 def test_a_name_is_fetched_and_its_connection_is_kept(site: Make, jailed: Make) -> None:
     server = site("127.0.0.2")
     with jailed(GOOD, resolver=Names(NAMES)) as session:
@@ -101,6 +102,7 @@ def test_the_context_only_narrows_what_was_given(site: Make, jailed: Make) -> No
             session.get(server.url())
 
 
+@pytest.mark.proves("requests", "pools")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_other_rules_never_ride_on_a_kept_connection(site: Make, server_tls: Make, scheme: str) -> None:
     server = site("127.0.0.2", tls=server_tls("good.test") if scheme == "https" else None)
@@ -129,6 +131,7 @@ def test_rules_stay_apart_under_concurrency(site: Make) -> None:
     assert all(len(each) == 1 for each in tenants.values())
 
 
+@pytest.mark.proves("requests", "denied")
 @pytest.mark.parametrize("retries", [0, 5, Retry(5, connect=5, other=5, status_forcelist=[500])])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_denial_is_looked_up_once_and_not_retried(trap: Make, jailed: Make, retries: Any, scheme: str) -> None:
@@ -172,6 +175,7 @@ INSIDE = "127.0.0.3 2130706435 127.3 0x7f000003 0177.0.0.3 0 ①②⑦.⓪.⓪.�
 INSIDE6 = "[::1] [::] [::ffff:127.0.0.3] [::127.0.0.3] [64:ff9b::7f00:3] [2002:7f00:3::] [::1%25lo]"
 
 
+@pytest.mark.proves("requests", "literal")
 @pytest.mark.parametrize("host", f"{INSIDE} {INSIDE6}".split())
 def test_no_spelling_of_an_inside_address_is_reached(trap: Make, host: str) -> None:
     port = trap("127.0.0.3").port
@@ -236,6 +240,7 @@ def test_redirects_keep_history_and_cookies(site: Make, jailed: Make) -> None:
     assert other.seen[0].headers["Cookie"] == "taste=sweet"
 
 
+@pytest.mark.proves("requests", "announced")
 @pytest.mark.parametrize("to", ["bad.test", "127.0.0.3", "2130706435", "[::ffff:127.0.0.3]"])
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_to_the_inside_is_denied(site: Make, trap: Make, jailed: Make, to: str, code: int) -> None:
@@ -247,6 +252,7 @@ def test_a_redirect_to_the_inside_is_denied(site: Make, trap: Make, jailed: Make
     assert caught.value.request.url == f"http://{to}:{listener.port}/"
 
 
+@pytest.mark.proves("requests", "tls", "wrong-name")
 def test_tls_is_verified_under_the_name_that_was_asked_for(
     site: Make, server_tls: Make, ca: trustme.CA, tmp_path: Path, jailed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def answering(answer: Any) -> Any:
 # What is accepted works as in urllib.
 
 
+@pytest.mark.proves("urllib", "allowed")
 def test_an_accepted_literal_and_an_accepted_name_are_fetched(site):
     good = site("127.0.0.2")
     opener = build_opener(GOOD, resolver=Names(NAMES))
@@ -191,6 +192,7 @@ def test_what_does_not_resolve_and_what_refuses_are_url_errors():
 # What is not accepted.
 
 
+@pytest.mark.proves("urllib", "literal")
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -242,6 +244,7 @@ def test_an_answer_that_leads_inside_is_not_dialled(site, answer):
     assert not dialled
 
 
+@pytest.mark.proves("urllib", "announced")
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("target", ["127.0.0.3", "bad.test"])
 def test_each_hop_of_a_redirect_is_judged(site, trap, code, target):
@@ -365,6 +368,7 @@ def test_a_denial_is_netjails_and_urllibs_and_an_os_error(trap):
     assert [str(decision.address) for decision in error.decisions] == ["127.0.0.3"]
 
 
+@pytest.mark.proves("urllib", "denied")
 def test_a_denial_reads_well_and_names_no_address(trap):
     bad = trap("127.0.0.3")
     error = denial(build_opener(GOOD, resolver=Names(NAMES)), bad.url(host="bad.test"))
@@ -402,6 +406,7 @@ def test_a_denial_asks_once_and_dials_nothing(site):
 # TLS.
 
 
+@pytest.mark.proves("urllib", "tls", "wrong-name")
 def test_the_certificate_is_checked_against_the_name(site, server_tls, client_tls):
     secure = site("127.0.0.2", tls=server_tls("good.test"))
     names = Names({"good.test": ["127.0.0.2"], "other.test": ["127.0.0.2"]})
@@ -610,6 +615,7 @@ def test_a_connection_is_kept_alive_under_the_same_rules(site):
     assert good.seen[0].headers["Host"] == f"good.test:{good.port}"
 
 
+@pytest.mark.proves("urllib", "pools")
 def test_a_connection_is_not_used_under_other_rules_than_it_was_made_under(site):
     good = site("127.0.0.2")
     connection = HTTPConnection("127.0.0.2", good.port)

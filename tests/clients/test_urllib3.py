@@ -56,6 +56,7 @@ def body(response: Any) -> bytes:
     return bytes(response.data)
 
 
+@pytest.mark.proves("urllib3", "allowed")
 def test_a_name_is_fetched_and_its_connection_is_kept(site: Make) -> None:
     server = site("127.0.0.2")
     with PoolManager(GOOD, resolver=Names(NAMES)) as pm:
@@ -110,6 +111,7 @@ def test_a_plain_thread_has_no_rules_unless_it_runs_in_the_context(site: Make) -
     assert outcomes == ["denied", b"hello"]
 
 
+@pytest.mark.proves("urllib3", "pools")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_other_rules_never_ride_on_a_kept_connection(
     site: Make, server_tls: Make, client_tls: ssl.SSLContext, scheme: str
@@ -170,6 +172,7 @@ def by_pool_request(pm: PoolManager, url: str, **kw: Any) -> Any:
 WAYS = [by_manager, by_urlopen, by_pool, by_pool_request]
 
 
+@pytest.mark.proves("urllib3", "denied")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("retries", [None, False, 5, Retry(5, connect=5, other=5)])
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -206,6 +209,7 @@ INSIDE = "127.0.0.3 2130706435 127.3 0x7f000003 0177.0.0.3 0 ①②⑦.⓪.⓪.�
 INSIDE6 = "[::1] [::] [::ffff:127.0.0.3] [::127.0.0.3] [64:ff9b::7f00:3] [2002:7f00:3::] [::1%25lo]"
 
 
+@pytest.mark.proves("urllib3", "literal")
 @pytest.mark.parametrize("host", f"{INSIDE} {INSIDE6}".split())
 def test_no_spelling_of_an_inside_address_is_reached(trap: Make, host: str) -> None:
     port = trap("127.0.0.3").port
@@ -299,6 +303,7 @@ def test_a_redirect_is_followed_where_the_rules_accept_it(site: Make) -> None:
         assert (response.data, response.geturl()) == (b"other", other.url(host="good.test"))
 
 
+@pytest.mark.proves("urllib3", "announced")
 @pytest.mark.parametrize("to", ["bad.test", "127.0.0.3", "2130706435", "[::ffff:127.0.0.3]"])
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_to_the_inside_is_denied(site: Make, trap: Make, to: str, code: int) -> None:
@@ -308,6 +313,7 @@ def test_a_redirect_to_the_inside_is_denied(site: Make, trap: Make, to: str, cod
         pm.request("GET", server.url(f"/redirect?code={code}&to=http://{to}:{listener.port}/"))
 
 
+@pytest.mark.proves("urllib3", "tls", "wrong-name")
 def test_tls_checks_the_name_that_was_asked_for(site: Make, server_tls: Make, client_tls: ssl.SSLContext) -> None:
     server = site("127.0.0.2", tls=server_tls("good.test"))
     names = Names({**NAMES, "wrong.test": ["127.0.0.2"]})

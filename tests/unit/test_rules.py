@@ -235,3 +235,11 @@ def test_a_decision_in_parts() -> None:
 
 def test_rules_for_answers_with_the_rules_themselves() -> None:
     assert PUBLIC.rules_for("example.com", 443) is PUBLIC
+
+
+@pytest.mark.parametrize("name", ["allow", "block", "nat64"])
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "", b"10.0.0.0/8", None, 10])
+def test_a_bare_string_or_anything_but_a_list_is_an_error_that_says_what_to_give(name: str, text: object) -> None:
+    given: dict[str, Any] = {name: text}
+    with pytest.raises(InvalidRuleError, match=rf"^{name}=.*: give a list of prefixes, like {name}=\['10"):
+        Rules(**given)
