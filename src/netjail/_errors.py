@@ -85,7 +85,7 @@ _MESSAGE = (
 def find_denied(error: BaseException | None) -> DeniedError | None:
     """The denial inside ``error``, or None when there is none.
 
-    Looks through causes, contexts, exception groups, ``reason`` attributes and arguments. Where a
+    Looks through causes, contexts, exception groups, ``reason`` and ``exception`` attributes, and arguments. Where a
     library kept only the text of an exception, the denial is made anew from that text, without decisions.
     """
     texts: list[str] = []
@@ -126,7 +126,7 @@ def _within(error: BaseException | None) -> Iterator[object]:
         elif isinstance(item, BaseException):
             yield item
             queue += [item.__cause__, item.__context__, getattr(item, "reason", None)]
-            queue += [item.args, getattr(item, "exceptions", None), _text(item)]
+            queue += [item.args, *(getattr(item, name, None) for name in ("exception", "exceptions")), _text(item)]
 
 
 def _text(error: BaseException) -> str | None:

@@ -274,7 +274,7 @@ MUTANTS = [
     Mutant(
         "a denial has one argument", ERRORS, 'super().__init__(errno.EACCES, f"netjail', 'super().__init__(f"netjail'
     ),
-    Mutant("groups are not searched", ERRORS, 'getattr(item, "exceptions", None), ', ""),
+    Mutant("groups are not searched", ERRORS, 'for name in ("exception", "exceptions")', 'for name in ("exception",)'),
     Mutant("contexts are not searched", ERRORS, "item.__context__, ", ""),
     # Pools.
     Mutant(

@@ -76,6 +76,13 @@ class ReasonError(Exception):
         self.reason = reason
 
 
+def kept_as(name: str, value: object) -> BaseException:
+    """An error of a library's that keeps another in an attribute and nowhere else."""
+    error = RuntimeError("it failed")
+    setattr(error, name, value)
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -83,11 +90,13 @@ class ReasonError(Exception):
         wrapped(caused),
         wrapped(handled),
         ReasonError(DENIED),
+        kept_as("exception", DENIED),
+        kept_as("exceptions", [KeyError("x"), DENIED]),
         RuntimeError("a", ["b", (DENIED,)]),
         RuntimeError({"host": DENIED}),
         ExceptionGroup("many", [ValueError("x"), ExceptionGroup("more", [ReasonError(DENIED)])]),
     ],
-    ids=["itself", "cause", "context", "reason", "arguments", "mapping", "groups"],
+    ids=["itself", "cause", "context", "reason", "exception", "exceptions", "arguments", "mapping", "groups"],
 )
 def test_a_denial_is_found(error: BaseException) -> None:
     assert find_denied(error) is DENIED
