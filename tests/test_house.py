@@ -27,7 +27,7 @@ CORE = [
 """From the bottom up: a module imports only what stands before it."""
 
 KNOWS_NOTHING = {"_registry", "_errors", "_boundaries", "_race", "_pools"}
-FACE = {"__init__", "__main__", "guard", "loop"}
+FACE = {"__init__", "__main__", "guard", "loop", "sockets"}
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -70,13 +70,26 @@ def test_every_core_module_has_its_place() -> None:
 
 
 CLIENTS = sorted(path.stem for path in (SOURCE / "clients").glob("*.py") if path.stem != "__init__")
-SHARED_ENGINES = {"_httpcore"}
-MAY_KNOW = {"requests": {"urllib3"}}
+SHARED_ENGINES = {"_anyio", "_httpcore", "_libpq", "_mail", "_paho", "_search"}
+MAY_KNOW = {
+    "_search": {"urllib3"},
+    "botocore": {"urllib3"},
+    "clickhouse_connect": {"aiohttp"},
+    "elasticsearch": {"aiohttp", "urllib3"},
+    "opensearch": {"aiohttp", "urllib3"},
+    "psycopg_pool": {"psycopg"},
+    "requests": {"urllib3"},
+}
 LIBRARIES = {
+    "botocore": {"botocore", "urllib3"},
     "dnspython": {"dns"},
+    "elasticsearch": {"elastic_transport"},
     "httpx": {"httpx", "httpcore"},
     "httpx2": {"httpx2", "httpcore2"},
+    "mysql_connector": {"mysql"},
+    "opensearch": {"opensearchpy"},
     "requests": {"requests", "urllib3"},
+    "websocket_client": {"websocket"},
 }
 
 

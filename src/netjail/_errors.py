@@ -41,6 +41,9 @@ class DeniedError(NetjailError, PermissionError):
     :class:`~netjail.Decision` objects for the addresses that were judged, in the order of the answer;
     the message never names these, as users see messages and DNS answers may be internal.
     ``reason`` is the message's last part. ``errno`` is EACCES.
+
+    Some libraries make an error again, as ``type(error)(str(error))`` or ``type(error)(*error.args)``: that
+    is the same denial, without decisions.
     """
 
     __module__ = "netjail"
@@ -50,8 +53,16 @@ class DeniedError(NetjailError, PermissionError):
     reason: str
 
     def __init__(
-        self, host: str, port: int, decisions: Iterable[Decision] = (), reason: str = "not accepted by the rules"
+        self,
+        host: str,
+        port: int | None = None,
+        decisions: Iterable[Decision] = (),
+        reason: str = "not accepted by the rules",
     ) -> None:
+        if not isinstance(port, int):  # made again by a library, from the text alone or from args
+            text = str(host if port is None else port)
+            again = _from_text(text)
+            host, port, reason = (again.host, again.port, again.reason) if again else (text, 0, reason)
         self.host = host
         self.port = port
         self.decisions = tuple(decisions)

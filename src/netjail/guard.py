@@ -41,7 +41,7 @@ CANNOT_SEE = {
     "_mysql_connector": ("MySQL's client in C", "mysql.connector with use_pure=True, PyMySQL or aiomysql"),
     "MySQLdb": ("MySQL's client in C", "PyMySQL or aiomysql"),
     "mariadb": ("MariaDB's connector in C", "PyMySQL or aiomysql"),
-    "confluent_kafka": ("librdkafka, which also dials what brokers announce", "kafka-python or aiokafka"),
+    "confluent_kafka": ("librdkafka, which also dials what brokers announce,", "kafka-python or aiokafka"),
     "pymssql": ("FreeTDS", "python-tds"),
     "cx_Oracle": ("Oracle's client in C", "oracledb in its thin mode"),
     "pyodbc": ("the ODBC drivers", "a driver that is written in Python"),

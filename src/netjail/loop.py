@@ -17,6 +17,7 @@ from ._race import the_error
 from ._resolver import unresolvable
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
     from ._dialer import AsyncConnect, Mixed
@@ -164,6 +165,26 @@ class _Judged(_Base):
         plain: _Plain = super().create_datagram_endpoint
         return await datagrams(plain, self._netjail, protocol_factory, local_addr, remote_addr, **options)
 
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: Any,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """The plain method, but where it would leave the certificate's name unchecked although it is to be checked.
+
+        asyncio says nothing when a library goes over to TLS and forgets the name.
+        """
+        if sslcontext.check_hostname and not server_side and not server_hostname:
+            raise ValueError("start_tls without server_hostname: the context checks names, and has none to check")
+        return await super().start_tls(
+            transport, protocol, sslcontext, server_side=server_side, server_hostname=server_hostname, **options
+        )
+
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         await super().sock_connect(sock, await destination(self._netjail, sock, address))
 
@@ -181,9 +202,10 @@ class EventLoop(_Judged, asyncio.SelectorEventLoop):
     ``create_connection`` and ``open_connection`` dial like an AsyncDialer, whose order of addresses holds
     whatever ``happy_eyeballs_delay``, ``interleave`` and ``flags`` say; TLS is checked against the host's
     name. ``sock_connect``, ``sock_sendto`` and ``create_datagram_endpoint`` with a ``remote_addr`` are
-    judged; a datagram endpoint without one is denied, since it could send to anybody. A connected
-    ``sock`` passes, and so do unix sockets. Sockets that a library connects by itself are not this
-    loop's: for those there is :mod:`netjail.guard`.
+    judged; a datagram endpoint without one is denied, since it could send to anybody. ``start_tls`` with a
+    context that checks names needs the ``server_hostname``. A connected ``sock`` passes, and so do unix
+    sockets. Sockets that a library connects by itself are not this loop's: for those there is
+    :mod:`netjail.guard`.
     """
 
 

@@ -141,6 +141,29 @@ def test_tls_checks_the_name_that_was_asked_for(run, site, server_tls, client_tl
         run(read(GOOD, good.port, ssl=client_tls))
 
 
+def test_going_over_to_tls_needs_the_name_that_the_context_checks(run, site, server_tls, client_tls):
+    good = site(GOOD, tls=server_tls("good.test"))
+
+    async def go_over(name: str | None, context: ssl.SSLContext = client_tls) -> None:
+        _, writer = await asyncio.open_connection("good.test", good.port)
+        try:
+            protocol = writer.transport.get_protocol()
+            loop = asyncio.get_running_loop()
+            transport = await loop.start_tls(writer.transport, protocol, context, server_hostname=name)
+            transport.abort()
+        finally:
+            writer.transport.abort()
+
+    run(go_over("good.test"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        run(go_over("wrong.test"))
+    with pytest.raises(ValueError, match="start_tls without server_hostname"):
+        run(go_over(None))
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    run(go_over(None, unchecked))
+
+
 def test_the_arguments_of_the_plain_one_are_taken(run, site):
     good = site(GOOD)
     arguments: dict[str, Any] = {

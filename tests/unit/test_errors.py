@@ -133,3 +133,18 @@ def test_a_broken_str_hides_nothing() -> None:
             raise RuntimeError("broken")
 
     assert find_denied(BrokenError(DENIED)) is DENIED
+
+
+@pytest.mark.parametrize("again", [lambda error: type(error)(str(error)), lambda error: type(error)(*error.args)])
+def test_a_denial_that_a_library_makes_again_is_the_same_denial(again: Any) -> None:
+    denied = DeniedError("it's.test", 443, reason="none of its addresses is accepted by the rules in force")
+    made = again(denied)
+    assert (made.host, made.port, made.reason) == (denied.host, denied.port, denied.reason)
+    assert str(made) == str(denied)
+    assert made.errno == errno.EACCES
+    assert again(DeniedError("x", 1)).host == "x"
+
+
+def test_a_denial_made_of_any_text_is_one() -> None:
+    made: Any = DeniedError("somebody's words")
+    assert (made.host, made.port) == ("somebody's words", 0)
