@@ -40,6 +40,17 @@ NAMES = {"good.test": ["127.0.0.2"], "bad.test": ["127.0.0.3"], "mixed.test": ["
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left_behind")]
 
 
+def proves(*what: str) -> Callable[[Any], Any]:
+    """Marks a test that runs in every way of both libraries."""
+
+    def mark(test: Any) -> Any:
+        for row in ("httpx, sync", "httpx, async", "httpx2, sync", "httpx2, async"):
+            test = pytest.mark.proves(row, *what)(test)
+        return test
+
+    return mark
+
+
 awaited = pytest.mark.parametrize("how", ["asyncio", "trio"], indirect=True)
 """For what can be cancelled or interleaved."""
 
@@ -222,6 +233,7 @@ def beside_a_trap(site: Make, trap: Make) -> Any:
 # What is allowed works as it does with the plain transport.
 
 
+@proves("allowed")
 async def test_a_name_is_fetched_and_its_connection_is_kept(site: Make, way: Way) -> None:
     server = site("127.0.0.2")
     async with way.client(GOOD) as client:
@@ -426,6 +438,7 @@ async def test_four_fetches_of_one_url_follow_the_context(site: Make, way: Way) 
     assert len(server.seen) == 2
 
 
+@proves("denied")
 async def test_a_denial_is_the_librarys_error_and_netjails(trap: Make, way: Way) -> None:
     forbidden = trap("127.0.0.3")
     async with way.client(GOOD) as client:
@@ -517,6 +530,7 @@ async def test_a_denial_frees_the_only_place_in_the_pool(site: Make, trap: Make,
     assert server.accepted <= 3
 
 
+@proves("announced", "literal")
 @pytest.mark.parametrize("target", ["bad.test", "127.0.0.3", "[::ffff:127.0.0.3]"])
 async def test_a_redirect_to_inside_is_denied_at_its_hop(site: Make, trap: Make, way: Way, target: str) -> None:
     server, forbidden = site("127.0.0.2"), trap("127.0.0.3")
@@ -594,7 +608,7 @@ class AsyncDirect(Direct):
 @awaited
 async def test_the_systems_resolver_says_what_does_not_resolve(how: str, name: str) -> None:
     with pytest.raises(socket.gaierror):
-        await _httpcore._SystemResolver().lookup(name, socket.AF_INET)
+        await _httpcore.SystemResolver().lookup(name, socket.AF_INET)
 
 
 async def test_names_of_the_system_resolve(site: Make, way: Way) -> None:
@@ -609,6 +623,7 @@ async def test_names_of_the_system_resolve(site: Make, way: Way) -> None:
 # Connections belong to the rules that they were judged under.
 
 
+@proves("pools")
 async def test_rules_b_never_ride_on_a_connection_of_rules_a(site: Make, way: Way) -> None:
     server = site("127.0.0.2")
     sets = [Rules(allow=["127.0.0.2", f"10.0.{n}.0/24"]) for n in range(20)]
@@ -700,6 +715,7 @@ async def test_concurrent_http2_requests_to_a_denied_name_are_each_denied(
 # TLS checks the name; the rules judge the address.
 
 
+@proves("tls", "wrong-name")
 async def test_tls_checks_the_name_that_was_asked_for(
     site: Make, way: Way, server_tls: Make, client_tls: ssl.SSLContext
 ) -> None:

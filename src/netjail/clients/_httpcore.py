@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import time
 import weakref
 from collections import deque
@@ -24,15 +23,15 @@ import anyio.abc
 from netjail._dialer import AsyncDialer, Dialer
 from netjail._errors import DeniedError
 from netjail._pools import Pools
-from netjail._race import STAGGER, the_error
-from netjail._resolver import unresolvable
+
+from ._anyio import SystemResolver, by_anyio, by_trio, close, first_stream, in_trio
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from netjail._context import RulesInForce
-    from netjail._dialer import AsyncConnect, Connect, Mixed, SocketAddress
+    from netjail._dialer import AsyncConnect, Connect, Mixed
     from netjail._resolver import AsyncResolver, Resolver
     from netjail._rules import RuleSource
 
@@ -271,7 +270,7 @@ class AsyncTransport(Generic[Plain, Request, Response]):
         max_idle_transports: int = 256,
         **options: Any,
     ) -> None:
-        resolver = _SystemResolver() if resolver is None else resolver
+        resolver = SystemResolver() if resolver is None else resolver
         self._dialer = AsyncDialer(rules, resolver=resolver, mixed=mixed)
         self._connect = connect
         self._new = self._kit.maker(new, options)
@@ -334,7 +333,7 @@ class _Orphans:
 
     def closer(self) -> Callable[[], object]:
         """What has the event loop that runs now call :meth:`close`, to be called from any thread."""
-        if _on_trio():
+        if in_trio():
             import trio  # noqa: PLC0415 - it is there, as it runs
 
             run_soon = trio.lowlevel.current_trio_token().run_sync_soon
@@ -367,18 +366,19 @@ class _AsyncBackend:
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
-        on_trio = _on_trio()
-        attempt = partial(_by_trio if on_trio else _by_anyio, self._connect, local_address)
+        on_trio = in_trio()
+        attempt = partial(by_trio, self._connect, local_address=local_address)
+        if not on_trio:
+            attempt = partial(by_anyio, self._connect, local_host=local_address)
         try:
             with anyio.fail_after(timeout):
-                accepted = await self._dialer.resolve((host, port))
-                stream = await (attempt(accepted[0]) if len(accepted) == 1 else _first(attempt, accepted))
+                stream = await first_stream(attempt, await self._dialer.resolve((host, port)))
             try:
                 for option in socket_options or ():
                     sock = stream.socket if on_trio else stream.extra(_RAW)  # noqa: S610 - no SQL
                     sock.setsockopt(*option)
             except BaseException:
-                await _close(stream)
+                await close(stream)
                 raise
         except OSError as error:
             raise self._kit.error(error) from error
@@ -389,86 +389,3 @@ class _AsyncBackend:
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
-
-
-def _on_trio() -> bool:
-    sniffio = sys.modules.get("sniffio")  # trio brings it, and httpcore asks it too
-    return sniffio is not None and sniffio.current_async_library() == "trio"
-
-
-async def _by_anyio(connect: AsyncConnect | None, local: str | None, address: SocketAddress) -> Any:
-    if connect is None:
-        return await anyio.connect_tcp(*address, local_host=local)
-    sock = await connect(address)
-    try:
-        return await anyio.abc.SocketStream.from_socket(sock)
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def _by_trio(connect: AsyncConnect | None, local: str | None, address: SocketAddress) -> Any:
-    import trio  # noqa: PLC0415 - it is there, as it runs
-
-    if connect is None:
-        return await trio.open_tcp_stream(*address, local_address=local)
-    sock = await connect(address)
-    try:
-        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def _first(attempt: Callable[[SocketAddress], Awaitable[Any]], addresses: Sequence[SocketAddress]) -> Any:
-    """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
-    errors: list[Exception] = []
-    winner: Any = None
-
-    async def run(address: SocketAddress, over: anyio.Event) -> None:
-        nonlocal winner
-        try:
-            stream = await attempt(address)
-        except Exception as error:  # noqa: BLE001 - the caller raises it if nothing stands
-            errors.append(error)
-        else:
-            if winner is None:
-                winner = stream
-                group.cancel_scope.cancel()
-            else:
-                await _close(stream)
-        finally:
-            over.set()
-
-    try:
-        async with anyio.create_task_group() as group:
-            for address in addresses:
-                if winner is None:
-                    over = anyio.Event()
-                    group.start_soon(run, address, over)
-                    with anyio.move_on_after(STAGGER):
-                        await over.wait()
-    except BaseException:
-        if winner is not None:
-            await _close(winner)
-        raise
-    if winner is None:
-        raise the_error(errors)
-    return winner
-
-
-async def _close(stream: Any) -> None:
-    """Closes what nobody will use, in a task that may be cancelled already."""
-    with anyio.CancelScope(shield=True):
-        await stream.aclose()
-
-
-class _SystemResolver:
-    """The system's resolver under asyncio and trio."""
-
-    async def lookup(self, host: str, family: int, /) -> Sequence[str]:
-        try:
-            answers = await anyio.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM)
-        except ValueError:  # an over-long label or a NUL, and UnicodeError is a ValueError
-            raise unresolvable(host) from None
-        return [str(sockaddr[0]) for *_, sockaddr in answers]
