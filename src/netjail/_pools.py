@@ -77,5 +77,6 @@ class Pools(Generic[Pool]):
     def clear(self) -> list[Pool]:
         """Empties the table; every pool that is still alive, evicted ones in use included, to be closed."""
         with self._lock:
+            alive = list(self._made)  # before the table lets go of those that nobody else holds
             self._entries.clear()
-            return list(self._made)
+            return alive

@@ -56,6 +56,12 @@ def test_clear_gives_back_all_that_live_evicted_ones_too() -> None:
     assert pools.get("b") is not b
 
 
+def test_clear_gives_back_a_pool_that_nobody_but_the_table_holds() -> None:
+    pools = Pools(Pool, 2)
+    pools.get("a")
+    assert [pool.key for pool in pools.clear()] == ["a"]
+
+
 def test_the_same_pool_twice_is_refused() -> None:
     same = Pool("x")
     pools = Pools(lambda key: same, 2)
