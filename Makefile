@@ -9,6 +9,8 @@ PYTHON_BIN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 BENCH := .tools/bench
 FUZZ := .tools/fuzz
+# niquests puts another urllib3 in urllib3's place, so that it needs environments of its own.
+NIQUESTS := .tools/niquests .tools/niquests-oldest
 UV := sh scripts/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	--fork-strategy fewest --python-version 3.11
@@ -28,7 +30,11 @@ $(READY): requirements/dev.txt scripts/bootstrap scripts/uv scripts/find-python
 demo: $(READY) ## attacks on a plain client and on the jailed ones, on loopback
 	@$(PYTHON_BIN) -m netjail demo $(ARGS)
 
-test: $(READY) ## every test (ARGS="-k denied" for some)
+$(NIQUESTS:%=%/.ready): .tools/%/.ready: requirements/%.txt scripts/bootstrap scripts/uv scripts/find-python
+	@sh scripts/bootstrap .tools/$* requirements/$*.txt
+	@touch $@
+
+test: $(READY) $(NIQUESTS:%=%/.ready) ## every test (ARGS="-k denied" for some)
 	@$(PYTHON_BIN) -m pytest $(ARGS)
 
 check: $(READY) ## lint, format, types of the tree, and types of the built wheel
@@ -79,6 +85,8 @@ lock: ## the newest (and oldest) versions that fit pyproject.toml into requireme
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group test --resolution lowest-direct -o requirements/oldest.txt
 	$(COMPILE) --upgrade pyproject.toml --all-extras --group core --group bench -o requirements/bench.txt
 	$(COMPILE) --upgrade --group core --group fuzz -o requirements/fuzz.txt
+	$(COMPILE) --upgrade --group core requirements/niquests.in -o requirements/niquests.txt
+	$(COMPILE) --upgrade --group core requirements/niquests.in --resolution lowest-direct -o requirements/niquests-oldest.txt
 
 clean: ## everything that the Makefile made
 	rm -rf .venv .tools dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

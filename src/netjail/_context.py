@@ -79,6 +79,7 @@ def in_force(given: RuleSource | None) -> RulesInForce:
     The context can only narrow what was ``given``, and so can the floors.
     """
     carried = carried_rules.get()
+    rules: RulesInForce
     if carried is None:
         rules = () if given is None else (given,)
     else:

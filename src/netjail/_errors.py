@@ -55,7 +55,7 @@ class DeniedError(NetjailError, PermissionError):
     def __init__(
         self,
         host: str,
-        port: int | None = None,
+        port: int | str | None = None,
         decisions: Iterable[Decision] = (),
         reason: str = "not accepted by the rules",
     ) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CANNOT_SEE", "Report", "install", "report"]
 
 CANNOT_SEE = {
+    "awscrt": ("Amazon's client in C", "boto3 and botocore without it"),
     "pycurl": ("libcurl", "httpx, requests or urllib3"),
     "curl_cffi": ("libcurl", "httpx, requests or urllib3"),
     "grpc": ("gRPC's C core", "grpclib, which dials through asyncio"),

@@ -154,7 +154,7 @@ def test_a_connection_that_reconnects_is_judged_again(run: Make, trap: Make, log
     run(scenario(), None)
 
 
-@pytest.mark.proves("aiomysql, under the guard", "allowed", "denied", "literal")
+@pytest.mark.proves("aiomysql, guard", "allowed", "denied", "literal")
 def test_under_the_guard_a_query_goes_to_an_allowed_name_alone(trap: Make, login: dict[str, Any]) -> None:
     trap(BAD, port=login["port"])
     lines = run_guarded(

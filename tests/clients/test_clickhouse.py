@@ -194,7 +194,7 @@ def test_the_cursors_of_the_db_api_are_judged(native: Make, trap: Make, server_t
     assert len(server.queries) == 2
 
 
-@pytest.mark.proves("clickhouse-driver, under the guard", "allowed", "denied", "literal", "announced")
+@pytest.mark.proves("clickhouse-driver, guard", "allowed", "denied", "literal", "announced")
 def test_under_the_guard_a_query_goes_to_an_allowed_name_alone(native: Make, trap: Make) -> None:
     server = native()
     trap(BAD, port=server.port)

@@ -26,7 +26,7 @@ import trustme
 
 import netjail
 from netjail import PUBLIC, Rules, use_rules
-from netjail.clients import _httpcore
+from netjail.clients import _anyio
 from tests.servers.h2site import H2Site
 from tests.servers.names import AsyncNames, Names
 from tests.servers.site import Site, Trap
@@ -608,7 +608,7 @@ class AsyncDirect(Direct):
 @awaited
 async def test_the_systems_resolver_says_what_does_not_resolve(how: str, name: str) -> None:
     with pytest.raises(socket.gaierror):
-        await _httpcore.SystemResolver().lookup(name, socket.AF_INET)
+        await _anyio.SystemResolver().lookup(name, socket.AF_INET)
 
 
 async def test_names_of_the_system_resolve(site: Make, way: Way) -> None:

@@ -504,7 +504,11 @@ GUARDED = {
 
 
 @pytest.mark.parametrize(
-    "library", [pytest.param(name, marks=pytest.mark.proves(f"{name}, guard", "allowed", "denied")) for name in GUARDED]
+    "library",
+    [
+        pytest.param(name, marks=pytest.mark.proves(f"{name}, guard", "allowed", "denied", "literal"))
+        for name in GUARDED
+    ],
 )
 def test_the_plain_libraries_are_judged_under_the_guard(library: str, servers: mail.Ports, trap: Make) -> None:
     port = getattr(servers, library.removeprefix("aio").removesuffix("lib"))

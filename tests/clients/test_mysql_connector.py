@@ -211,7 +211,7 @@ def fetch(host, **more):
 """
 
 
-@pytest.mark.proves("mysql-connector-python, under the guard", "allowed", "denied", "literal", "announced", "refused")
+@pytest.mark.proves("mysql-connector-python, guard", "allowed", "denied", "literal", "announced", "refused")
 def test_a_strict_guard_leaves_the_connector_its_pure_part(trap: Make, login: dict[str, Any]) -> None:
     """Its failover hosts are judged one by one, and so are the connections of its pools."""
     trap(BAD, port=login["port"])

@@ -329,8 +329,8 @@ for way in ways:
 """
 
 
-@pytest.mark.proves("elasticsearch, under the guard", "allowed", "denied", "literal")
-@pytest.mark.proves("opensearch-py, under the guard", "allowed", "denied", "literal")
+@pytest.mark.proves("elasticsearch, guard", "allowed", "denied", "literal")
+@pytest.mark.proves("opensearch-py, guard", "allowed", "denied", "literal")
 async def test_under_the_guard_every_plain_node_is_judged(cluster: Make, trap: Make) -> None:
     server = cluster()
     trap(BAD, port=server.port)

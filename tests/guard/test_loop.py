@@ -149,7 +149,7 @@ def test_going_over_to_tls_needs_the_name_that_the_context_checks(run, site, ser
         try:
             protocol = writer.transport.get_protocol()
             loop = asyncio.get_running_loop()
-            transport = await loop.start_tls(writer.transport, protocol, context, server_hostname=name)
+            transport: Any = await loop.start_tls(writer.transport, protocol, context, server_hostname=name)
             transport.abort()
         finally:
             writer.transport.abort()
