@@ -79,6 +79,7 @@ MAY_KNOW = {
     "opensearch": {"aiohttp", "urllib3"},
     "psycopg_pool": {"psycopg"},
     "requests": {"urllib3"},
+    "scrapy": {"twisted"},
 }
 LIBRARIES = {
     "botocore": {"botocore", "urllib3"},
@@ -89,6 +90,8 @@ LIBRARIES = {
     "mysql_connector": {"mysql"},
     "opensearch": {"opensearchpy"},
     "requests": {"requests", "urllib3"},
+    "scrapy": {"scrapy", "twisted"},
+    "twisted": {"twisted", "zope"},
     "websocket_client": {"websocket"},
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import dns.flags
 import dns.rcode
+import dns.resolver
 import pytest
 
 from netjail import AsyncDialer, DeniedError, Dialer, Rules
@@ -246,6 +247,28 @@ def test_a_name_that_flips_with_every_question_never_leads_inside(server, listen
     assert (reached, denied) == (FLIPS // 2, FLIPS // 2)
     assert listeners.accepted == reached
     assert server.asked["flip.test", "A"] == FLIPS
+
+
+def test_a_lookup_is_given_its_lifetime_and_no_more():
+    given: list[Any] = []
+
+    class Asked:
+        def resolve_name(self, host: str, family: int, **options: Any) -> Any:
+            given.append((host, family, options))
+            raise dns.resolver.NXDOMAIN
+
+    class AsyncAsked(Asked):
+        async def resolve_name(self, host: str, family: int, **options: Any) -> Any:
+            super().resolve_name(host, family, **options)
+
+    with pytest.raises(socket.gaierror):
+        Resolver(Asked(), lifetime=1.5).lookup("a.test", socket.AF_INET)
+    with pytest.raises(socket.gaierror):
+        asyncio.run(AsyncResolver(AsyncAsked(), lifetime=2.5).lookup("b.test", socket.AF_UNSPEC))
+    assert given == [
+        ("a.test", socket.AF_INET, {"lifetime": 1.5}),
+        ("b.test", socket.AF_UNSPEC, {"lifetime": 2.5}),
+    ]
 
 
 def test_a_limit_that_leaves_nothing_is_an_error():

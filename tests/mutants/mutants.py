@@ -294,10 +294,10 @@ MUTANTS = [
         "        transport = self._transports.get(())\n        try:\n            response = transport.handle_request",
     ),
     Mutant(
-        "httpx: a pool reads the context",
+        "httpx: a denial is a failed connect",
         HTTPCORE,
-        "_Backend(self._kit, self._dialer.pinned(rules))\n        weakref",
-        "_Backend(self._kit, self._dialer)\n        weakref",
+        "        if isinstance(error, DeniedError):\n            return self.denied.of(error)\n",
+        "",
     ),
     Mutant("httpx: proxy= passes", HTTPCORE, 'for name in ("proxy", "uds"):', 'for name in ("uds",):'),
     Mutant("httpx: unix sockets pass", HTTPCORE, "        if pool._uds is not None:\n", "        if False:\n"),
@@ -367,7 +367,10 @@ MUTANTS = [
     ),
     Mutant("guard: sends are not judged", GUARD, '"socket.sendto": guard.dial,', '"socket.sendto": lambda *_: None,'),
     Mutant(
-        "guard: a job keeps an earlier one's rules", GUARD, "        carried_rules.reset(token)\n", "        pass\n"
+        "guard: a job has no rules",
+        GUARD,
+        "return submit(self, _under, carried_rules.get(), fn",
+        "return submit(self, _under, None, fn",
     ),
     Mutant(
         "guard: threads start without rules",

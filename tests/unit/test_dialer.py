@@ -523,3 +523,30 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_sent(
     listener = trap()
     with pytest.raises((ValueError, TypeError)):
         asyncio.run(open_connection(listener.address, listener.port, rules=LOCAL, **options))
+
+
+def test_of_two_connections_that_stand_at_once_the_other_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(racing, "STAGGER", 0.001)
+    made: list[tuple[socket.socket, socket.socket]] = []
+
+    async def race() -> socket.socket:
+        both = asyncio.Event()
+
+        async def connect(_address: tuple[str, int]) -> socket.socket:
+            made.append(socket.socketpair())
+            mine = made[-1][0]
+            if len(made) == 2:
+                both.set()
+            await both.wait()
+            return mine
+
+        rules = Rules(allow=["192.0.2.0/24"])
+        resolver = AsyncNames({"two.test": ["192.0.2.1", "192.0.2.2"]})
+        return await AsyncDialer(rules, resolver=resolver, connect=connect).connect(("two.test", 80))
+
+    won = asyncio.run(race())
+    assert sorted(mine.fileno() == -1 for mine, _ in made) == [False, True]
+    assert won.fileno() != -1
+    for pair in made:
+        for sock in pair:
+            sock.close()
