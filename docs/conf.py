@@ -32,3 +32,5 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!netjail).*"),
     (r"py:.*", r"netjail\._.*"),
 ]
+# Some clients have a Resolver of their own: a plain name in a signature means netjail's.
+suppress_warnings = ["ref.python"]
