@@ -35,7 +35,7 @@ $(NIQUESTS:%=%/.ready): .tools/%/.ready: requirements/%.txt scripts/bootstrap sc
 	@touch $@
 
 test: $(READY) $(NIQUESTS:%=%/.ready) ## every test (ARGS="-k denied" for some)
-	@$(PYTHON_BIN) -m pytest $(ARGS)
+	@$(PYTHON_BIN) -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(READY) ## lint, format, types of the tree, and types of the built wheel
 	$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,7 +152,9 @@ def pem(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
     def make(*names: str) -> Pem:
         folder = tmp_path_factory.mktemp("pem")
-        for parent in (folder, folder.parent, folder.parent.parent):
+        for parent in (folder, *folder.parents):
+            if parent == Path(tempfile.gettempdir()).resolve():
+                break
             parent.chmod(0o755)
         files = Pem(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
         issued = ca.issue_cert(*names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 import socket
 import ssl
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 Listener = TypeVar("Listener")
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_PORTS = range(10_000 + 2_500 * _WORKER, 12_500 + 2_500 * _WORKER)  # so that no two processes of one run share any
 _HERE = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.9")
 
 
@@ -31,7 +34,7 @@ def on_a_port(address: str, port: int, listen: Callable[[tuple[str, int]], Liste
     if port:
         return listen((address, port))
     for _ in range(100):
-        candidate = random.randrange(10_000, 30_000)
+        candidate = random.choice(_PORTS)
         if all(_is_free(each, candidate) for each in _HERE):
             try:
                 return listen((address, candidate))
