@@ -532,7 +532,7 @@ def test_of_two_connections_that_stand_at_once_the_other_is_closed(monkeypatch: 
     async def race() -> socket.socket:
         both = asyncio.Event()
 
-        async def connect(_address: tuple[str, int]) -> socket.socket:
+        async def connect(address: tuple[str, int]) -> socket.socket:
             made.append(socket.socketpair())
             mine = made[-1][0]
             if len(made) == 2:
