@@ -175,7 +175,7 @@ def test_the_proxies_of_the_environment_are_not_used(
 @pytest.mark.parametrize(
     "option",
     [{"proxy": "http://127.0.0.2:1"}, {"proxy": True}, {"sock": object()}, {"unix": True, "path": "/run/a.sock"}],
-    ids=str,
+    ids=", ".join,
 )
 def test_what_would_dial_past_the_rules_is_refused(said: Make, option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))}="):
