@@ -48,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # Tests look for what they left behind after a garbage collection, which need not walk every module each time.
+    gc.collect()
+    gc.freeze()
     if file := session.config.getoption("--proofs"):
         proofs: dict[str, list[str]] = {}
         for item in session.items:

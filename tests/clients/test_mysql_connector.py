@@ -346,10 +346,10 @@ def test_async_the_connection_timeout_covers_the_lookup(run: Make, aoptions: dic
         run(fetch(RULES, host="good.test", connection_timeout=0.05, **aoptions))
 
 
-def test_the_plain_async_part_dials_through_the_loop_but_checks_no_name(
+def test_the_plain_async_part_dials_through_the_loop_which_does_not_let_it_forget_the_name(
     login: dict[str, Any], pem: Make, trap: Make
 ) -> None:
-    """Which is why there is an AsyncMySQLConnection, and what its page warns of."""
+    """On another loop it checks none: which is why there is an AsyncMySQLConnection, and what its page warns of."""
     files = pem("client.test")
     trap(BAD, port=login["port"])
     login |= {"ssl_ca": str(files.ca), "ssl_cert": str(files.cert), "ssl_key": str(files.key)}
@@ -363,6 +363,7 @@ def test_the_plain_async_part_dials_through_the_loop_but_checks_no_name(
             await connection.close()
 
     with asyncio.Runner(loop_factory=partial(new_event_loop, RULES, resolver=AsyncNames())) as runner:
-        assert runner.run(plain("wrong.test"))
+        with pytest.raises(ValueError, match="start_tls without server_hostname"):
+            runner.run(plain("good.test"))
         with pytest.raises(netjail.DeniedError):
             runner.run(plain("bad.test"))

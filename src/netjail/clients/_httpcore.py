@@ -337,7 +337,12 @@ class _Orphans:
             import trio  # noqa: PLC0415 - it is there, as it runs
 
             run_soon = trio.lowlevel.current_trio_token().run_sync_soon
-            return lambda: run_soon(trio.lowlevel.spawn_system_task, self.close)
+
+            def spawn() -> None:
+                with suppress(RuntimeError):  # trio is ending, and takes no more tasks
+                    trio.lowlevel.spawn_system_task(self.close)
+
+            return lambda: run_soon(spawn)
         loop = asyncio.get_running_loop()
         return lambda: loop.call_soon_threadsafe(self._start)
 
