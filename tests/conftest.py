@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis  # noqa: F401 - it looks for who holds its generators, which it could not once they are frozen
 import pytest
 import trustme
 
