@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +29,7 @@ from netjail import PUBLIC, Rules, use_rules
 from netjail.clients import _anyio
 from tests.servers.h2site import H2Site
 from tests.servers.names import AsyncNames, Names
-from tests.servers.site import Site, Trap
+from tests.servers.site import BlackHole, Site, Trap
 
 Make = Callable[..., Any]
 GOOD = Rules(allow=["127.0.0.2"])
@@ -200,34 +200,9 @@ def h2site(server_tls: Make) -> Iterator[Make]:
 
 @pytest.fixture
 def black_hole() -> Iterator[Make]:
-    """Makes listeners that do not answer: their queue is full, so the kernel drops each SYN."""
-    sockets: list[socket.socket] = []
-
-    def make(address: str) -> int:
-        listener = socket.create_server((address, 0), backlog=0)
-        sockets.append(listener)
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            sockets.append(filler)
-        return int(listener.getsockname()[1])
-
-    yield make
-    for sock in sockets:
-        sock.close()
-
-
-def beside_a_trap(site: Make, trap: Make) -> Any:
-    """A server on 127.0.0.2, and a trap on the same port of 127.0.0.3, which somebody else may hold at times."""
-    for _ in range(20):
-        server = site("127.0.0.2")
-        try:
-            trap("127.0.0.3", port=server.port)
-        except OSError:
-            continue
-        return server
-    pytest.fail("no port is free on both addresses")
+    """Makes listeners that do not answer, and gives their ports."""
+    with ExitStack() as stack:
+        yield lambda address: stack.enter_context(BlackHole(address)).port
 
 
 # What is allowed works as it does with the plain transport.
@@ -543,7 +518,8 @@ async def test_a_redirect_to_inside_is_denied_at_its_hop(site: Make, trap: Make,
 
 
 async def test_of_a_mixed_answer_only_what_is_accepted_is_dialled(site: Make, trap: Make, way: Way) -> None:
-    server = beside_a_trap(site, trap)
+    server = site("127.0.0.2")
+    trap("127.0.0.3", port=server.port)
     async with way.client(GOOD) as client:
         assert (await client.get(server.url(host="mixed.test"))).text == "hello"
     async with way.client(GOOD, mixed="refuse") as client:
@@ -553,7 +529,8 @@ async def test_of_a_mixed_answer_only_what_is_accepted_is_dialled(site: Make, tr
 
 
 async def test_a_name_that_rebinds_is_judged_at_each_connect(site: Make, trap: Make, way: Way) -> None:
-    server = beside_a_trap(site, trap)
+    server = site("127.0.0.2")
+    trap("127.0.0.3", port=server.port)
     names = way.Names({"rebind.test": iter([["127.0.0.2"], ["127.0.0.3"]])})
     async with way.client(GOOD, resolver=names) as client:
         await client.get(server.url("/close", host="rebind.test"))

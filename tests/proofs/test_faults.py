@@ -19,7 +19,7 @@ import pytest
 
 from netjail import AsyncDialer, Rules
 from tests.servers.names import GOOD, AsyncNames, Names
-from tests.servers.site import Site
+from tests.servers.site import BlackHole, Site
 
 from .clients import ASYNC_URL_CLIENTS, URL_CLIENTS
 
@@ -30,20 +30,10 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 @pytest.fixture
-def dead() -> Iterator[socket.socket]:
-    """A listener on 127.0.0.4 whose backlog is full: a connect to it hangs."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.4", 0))
-    listener.listen(0)
-    waiting = []
-    for _ in range(8):
-        each = socket.socket()
-        each.setblocking(False)
-        each.connect_ex(listener.getsockname())
-        waiting.append(each)
-    yield listener
-    for each in (*waiting, listener):
-        each.close()
+def dead() -> Iterator[BlackHole]:
+    """A listener on 127.0.0.4 that does not answer."""
+    with BlackHole("127.0.0.4") as hole:
+        yield hole
 
 
 class CancelledAt:
@@ -114,7 +104,7 @@ def test_a_dial_is_cancelled_at_any_of_its_awaits(site):
 
 
 def test_a_race_with_a_dead_address_is_cancelled_at_any_of_its_awaits(dead):
-    port = dead.getsockname()[1]
+    port = dead.port
     with Site(GOOD, port=port):
         names = AsyncNames({"two.test": ["127.0.0.4", GOOD]})
 
@@ -168,7 +158,7 @@ def test_a_request_that_races_is_cancelled_at_any_of_its_awaits(client, dead):
         async with client(RULES, names) as fetch:
             assert await fetch(good.url("/", "two.test")) == b"hello"
 
-    with Site(GOOD, port=dead.getsockname()[1]) as good:
+    with Site(GOOD, port=dead.port) as good:
         assert cancelled_everywhere(request) >= 3
 
 
@@ -371,7 +361,7 @@ def test_a_lookup_that_hangs_ends_with_the_requests_timeout_on_an_event_loop_too
 
 @pytest.mark.parametrize("client", URL_CLIENTS.values(), ids=URL_CLIENTS)
 def test_a_dead_first_address_does_not_keep_the_living_one_from_being_reached(client, dead):
-    with Site(GOOD, port=dead.getsockname()[1]) as good:
+    with Site(GOOD, port=dead.port) as good:
         with client(RULES, Names({"two.test": ["127.0.0.4", GOOD]})) as fetch:
             assert fetch(good.url("/", "two.test")) == b"hello"
 
@@ -382,7 +372,7 @@ def test_a_dead_first_address_is_no_matter_on_an_event_loop_either(client, dead)
         async with client(RULES, AsyncNames({"two.test": ["127.0.0.4", GOOD]})) as fetch:
             assert await fetch(good.url("/", "two.test")) == b"hello"
 
-    with Site(GOOD, port=dead.getsockname()[1]) as good:
+    with Site(GOOD, port=dead.port) as good:
         asyncio.run(request())
 
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,7 +15,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-from tests.servers.site import Seen
+from tests.servers.site import Seen, on_a_port
 
 
 @dataclass
@@ -41,7 +42,7 @@ class H2Site:
         self._released = threading.Event()
         self._stopped = threading.Event()
         self._tls = tls
-        self._listener = socket.create_server((address, port), backlog=128)
+        self._listener = on_a_port(address, port, partial(socket.create_server, backlog=128))
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()

@@ -1,7 +1,8 @@
 """A real Kafka peer, librdkafka's mock cluster from the wheel of confluent-kafka, behind a relay of the tests' own.
 
-The mock listens on 127.0.0.1 alone and announces that address. The relay stands on another address at the same
-port, with or without TLS, and writes another address of the same length into what brokers announce.
+The mock listens on 127.0.0.1 alone, at a port of the system's choice, and announces both. The relay stands on another
+address and port, with or without TLS, and writes these, or another address of the same length, into what brokers
+announce.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from .daemon import missing
 from .names import GOOD
+from .site import on_a_port
 
 _MOCK = """
 import sys
@@ -27,7 +30,7 @@ producer = Producer({"test.mock.num.brokers": 1})
 print(*(broker.port for broker in producer.list_topics(timeout=20).brokers.values()), flush=True)
 sys.stdin.read()
 """
-_ANNOUNCED = b"127.0.0.1"
+_MOCK_HOST = b"127.0.0.1"
 
 
 class Cluster:
@@ -51,7 +54,7 @@ class Cluster:
 
 
 class Broker:
-    """A relay on ``addresses`` to a :class:`Cluster` of its own, at its port.
+    """A relay on ``addresses``, at one port, to a :class:`Cluster` of its own.
 
     ``announced`` is what its metadata says in place of 127.0.0.1, nine characters too: GOOD, BAD or
     good.test. ``accepted`` counts connections, ``reached`` those to each address, and ``heard`` the pieces
@@ -61,16 +64,21 @@ class Broker:
     def __init__(
         self, announced: str = GOOD, *, addresses: Iterable[str] = (GOOD,), tls: ssl.SSLContext | None = None
     ) -> None:
-        assert len(announced) == len(_ANNOUNCED)
+        assert len(announced) == len(_MOCK_HOST)
         self.accepted = 0
         self.reached: Counter[str] = Counter()
         self.heard = 0
-        self._announced = announced.encode()
         self._tls = tls
         self._cluster = Cluster()
-        self.port = self._cluster.port
         self._stopped = threading.Event()
-        self._listeners = [socket.create_server((each, self.port), backlog=128) for each in addresses]
+        self._listeners: list[socket.socket] = []
+        self.port = 0
+        for each in addresses:
+            self._listeners.append(on_a_port(each, self.port, partial(socket.create_server, backlog=128)))
+            self.port = self._listeners[0].getsockname()[1]
+        # A host is announced as a string, and its port follows as four bytes.
+        self._mocks_own = _MOCK_HOST + self._cluster.port.to_bytes(4, "big")
+        self._announced = announced.encode() + self.port.to_bytes(4, "big")
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -95,7 +103,7 @@ class Broker:
         try:
             with (
                 sock if self._tls is None else self._tls.wrap_socket(sock, server_side=True) as client,
-                socket.create_connection(("127.0.0.1", self.port)) as mock,
+                socket.create_connection(("127.0.0.1", self._cluster.port)) as mock,
             ):
                 self._relay(client, mock)
         except OSError:
@@ -114,4 +122,4 @@ class Broker:
                     self.heard += 1
                     mock.sendall(data)
                 else:
-                    client.sendall(data.replace(_ANNOUNCED, self._announced))
+                    client.sendall(data.replace(self._mocks_own, self._announced))

@@ -29,9 +29,10 @@ def on_a_port(address: str, port: int, listen: Callable[[tuple[str, int]], Liste
     """What ``listen`` makes of an address and a port: ``port``, or one that no client's own socket is given.
 
     Tests put a listener on the same port of a second address, which somebody's outgoing connection may
-    hold where the system chose the port.
+    hold where the system chose the port. So a ``port`` that came from the system is refused.
     """
     if port:
+        assert port in _PORTS, f"port {port} may be in use on {address}: have the first listener on a port from here"
         return listen((address, port))
     for _ in range(100):
         candidate = random.choice(_PORTS)
@@ -258,6 +259,31 @@ class Trap:
         self._listener.close()
 
     def __enter__(self) -> Trap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class BlackHole:
+    """A listener that answers no further SYN, since its backlog is full: a connect to it hangs."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        listener = on_a_port(address, 0, lambda target: socket.create_server(target, backlog=0))
+        self.port: int = listener.getsockname()[1]
+        self._sockets = [listener]
+        for _ in range(8):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex((address, self.port))
+            self._sockets.append(filler)
+
+    def close(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+    def __enter__(self) -> BlackHole:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -33,6 +33,18 @@ class Echo:
         self.port: int = self._server.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
+        self._until_it_serves()
+
+    def _until_it_serves(self) -> None:
+        """The thread opens a selector first, which a test that counts descriptors must not see come."""
+        with socket.create_connection((self.address, self.port)) as sock:
+            sock.settimeout(10)
+            sock.shutdown(socket.SHUT_WR)  # it takes us for a client that has gone, and hangs up
+            try:
+                while sock.recv(4096):
+                    pass
+            except ConnectionResetError:
+                pass
 
     def _answer(self, connection: Any, request: Any) -> Any:
         self.asked.append((request.path, request.headers["Host"]))

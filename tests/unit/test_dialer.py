@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from netjail import (
 from netjail import _dialer as dialing
 from netjail import _race as racing
 from tests.servers.names import AsyncNames, Names
-from tests.servers.site import Site, Trap
+from tests.servers.site import BlackHole, Site, Trap
 
 from .cases import ALL, CASES, INSIDE_OUT, Case
 
@@ -210,30 +210,13 @@ def test_a_name_that_cannot_be_resolved_is_a_gaierror(host: str, timeout: float 
         asyncio.run(open_connection(host, 80, rules=LOCAL))
 
 
-def full_backlog() -> tuple[socket.socket, list[socket.socket]]:
-    """A loopback listener that answers no further SYN: an address that is dead, but within reach."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.9", 0))
-    listener.listen(0)
-    fillers = []
-    for _ in range(8):
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(listener.getsockname())
-        fillers.append(filler)
-    return listener, fillers
-
-
 @pytest.fixture
-def dead() -> Any:
-    """The address of a listener with a full backlog."""
-    listener, fillers = full_backlog()
-    yield listener.getsockname()
-    for each in (listener, *fillers):
-        each.close()
+def dead() -> Iterator[tuple[str, int]]:
+    """The address of a listener that does not answer."""
+    with BlackHole("127.0.0.9") as hole:
+        yield hole.address, hole.port
 
 
-@pytest.mark.usefixtures("nothing_left_behind")
 def test_a_dead_first_address_does_not_hold_up_the_second(dead: tuple[str, int], site: Callable[..., Site]) -> None:
     """No timing: without the race this would time out, as no SYN to the first is ever answered."""
     live = site("127.0.0.2", port=dead[1])
