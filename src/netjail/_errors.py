@@ -136,8 +136,9 @@ def _within(error: BaseException | None) -> Iterator[object]:
             queue.extend(cast("Iterable[object]", item.values()))
         elif isinstance(item, BaseException):
             yield item
-            queue += [item.__cause__, item.__context__, getattr(item, "reason", None)]
-            queue += [item.args, *(getattr(item, name, None) for name in ("exception", "exceptions")), _text(item)]
+            held: dict[str, object] = getattr(item, "__dict__", {})  # a property might warn, raise or do anything
+            queue += [item.__cause__, item.__context__, held.get("reason"), item.args, held.get("exception")]
+            queue += [item.exceptions if isinstance(item, BaseExceptionGroup) else held.get("exceptions"), _text(item)]
 
 
 def _text(error: BaseException) -> str | None:

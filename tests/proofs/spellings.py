@@ -215,6 +215,14 @@ def answer(host: str) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is in no table") from None
 
 
+def resolves(host: str) -> bool:
+    """Whether :func:`answer` has one."""
+    try:
+        return bool(answer(host))
+    except OSError:
+        return False
+
+
 def urls(host: Host) -> Iterator[tuple[str, str]]:
     """URLs with ``host`` somewhere in their authority, as (rule, template with {port} in it)."""
     at = host.in_url.replace("{", "{{").replace("}", "}}")

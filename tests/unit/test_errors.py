@@ -148,3 +148,18 @@ def test_a_denial_that_a_library_makes_again_is_the_same_denial(again: Any) -> N
 def test_a_denial_made_of_any_text_is_one() -> None:
     made: Any = DeniedError("somebody's words")
     assert (made.host, made.port) == ("somebody's words", 0)
+
+
+class SensitiveError(Exception):
+    """An error of a library's whose attribute must not be touched: it is deprecated, or computed from what is gone."""
+
+    @property
+    def reason(self) -> str:
+        raise RuntimeError("nobody is to ask")
+
+
+def test_looking_for_a_denial_runs_no_code_of_an_attribute() -> None:
+    assert find_denied(SensitiveError("x")) is None
+    error = SensitiveError("x")
+    error.__cause__ = DENIED
+    assert find_denied(error) is DENIED
