@@ -5,8 +5,10 @@ It knows the suite's table and netjail; what it saw goes into a file, of which t
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
+import os
 import socket
 import sys
 import sysconfig
@@ -40,10 +42,12 @@ class Tripwire:
         self.strays: list[str] = []
         self.unjudged: list[str] = []
         self.judged = 0
+        self._closed = client.closed
         self._accepted: set[tuple[str, int]] | None = None
         packages = Path(sysconfig.get_path("purelib"))
-        self._own = tuple(str(folder) for folder in (root, *(packages / server for server in client.servers)))
-        beneath = (str(packages / file) for file in client.beneath)
+        own = [root / part for part in client.tests] + [packages / server for server in client.servers]
+        self._own = tuple(str(folder) for folder in own)
+        beneath = (str(folder / file) for folder in (packages, root) for file in client.beneath)
         self._passed_over = (sysconfig.get_path("stdlib"), "<", *beneath)
 
     def listen(self) -> None:
@@ -83,6 +87,8 @@ class Tripwire:
         if not _on_loopback(host):
             self.strays.append(f"{self.test}: {event} {host} {port}")
             raise OSError(f"a test tried to leave loopback: {event} {host} {port}")
+        if event == "socket.connect" and port in self._closed:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing answers there in this run")
         if self._accepted is None or event != "socket.connect":
             return
         if (host, port) in self._accepted:
@@ -150,7 +156,7 @@ class Watch:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._end(report, "failed")
-        elif report.skipped:
+        elif report.skipped or hasattr(report, "wasxfail"):  # which may fail or pass, by what the suite says
             self._end(report, "skipped")
         elif report.when == "call":
             self._end(report, "passed")
@@ -176,6 +182,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--suite", help="the client whose suite this is")
     group.addoption("--way", choices=("plain", "jailed"))
     group.addoption("--seen", help="the file to write")
+    group.addoption("--environ", action="append", default=[], help="NAME=VALUE, which the suite reads")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -183,6 +190,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Before the suite's own conftest has imported anything of its client."""
     options = early_config.known_args_namespace
     client = suite(options.suite)
+    os.environ.update(each.split("=", 1) for each in options.environ)
     wire = Tripwire(client, Path.cwd())
     client.prepare()
     if options.way == "jailed":
