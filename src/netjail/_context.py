@@ -1,4 +1,4 @@
-"""The rules in force: those that this context carries, and those that a dialer was given.
+"""The rules in force: those that this context carries, those that a dialer was given, and the floors of a guard.
 
 This module does not know what dials.
 """
