@@ -65,6 +65,8 @@ def parse6(text: str) -> int | None:
 
 def is_literal(host: str) -> bool:
     """Whether ``host`` is an IP address as text, with or without a zone, so that nobody need resolve it."""
+    if not host[-1:].isdecimal() and ":" not in host:
+        return False  # nearly every name, without the cost of an exception
     try:
         _ = pack6(host) if ":" in host else pack4(host)
     except (OSError, ValueError):
@@ -72,10 +74,17 @@ def is_literal(host: str) -> bool:
     return True
 
 
+def unmapped(text: str) -> str:
+    """An IPv4-mapped address as the IPv4 address that it is; any other as it stands."""
+    if ":" in text and (ip := parse6(text)) is not None and is_mapped(ip):
+        return str(IPv4Address(ip & 0xFFFFFFFF))
+    return text
+
+
 def _has_zone(text: str) -> bool:
     """Whether ``text`` is an IPv6 address with a zone (RFC 4007, section 11)."""
     address, _, zone = text.partition("%")
-    return bool(zone) and "%" not in zone and ":" in address and is_literal(address)
+    return bool(zone) and "%" not in zone and "/" not in zone and ":" in address and is_literal(address)
 
 
 def to_object(address: object) -> IPv4Address | IPv6Address:

@@ -104,7 +104,7 @@ class Table4:
     """
 
     def __init__(self, bounds: Bounds) -> None:
-        bits = min(len(bounds).bit_length() + 5, 24)
+        bits = min(len(bounds).bit_length() + 6, 24)
         shift = 32 - bits
         blocks = bytearray(1 << bits)
         for first, last in intervals(bounds, 32):

@@ -30,7 +30,7 @@ def current_rules() -> RuleSource:
     return _NONE if carried is None else carried
 
 
-def use_rules(rules: RuleSource) -> _UseRules:
+class use_rules:  # noqa: N801 - it is called like a function, and a function around it costs as much again
     """A context manager inside which ``rules`` are the current rules; they are restored when it ends.
 
     asyncio tasks and ``asyncio.to_thread`` started inside inherit them. A plain thread and an executor's
@@ -46,14 +46,12 @@ def use_rules(rules: RuleSource) -> _UseRules:
     >>> current_rules().accepts("192.0.2.1")
     False
     """
-    return _UseRules(checked(rules))
 
-
-class _UseRules:
-    """Not made with contextlib, whose managers decorate functions: on a coroutine function that does nothing."""
+    # Not made with contextlib, whose managers decorate functions: on a coroutine function that does nothing.
+    __slots__ = ("_rules", "_tokens")
 
     def __init__(self, rules: RuleSource) -> None:
-        self._rules = rules
+        self._rules = rules if type(rules) is Rules else checked(rules)
         self._tokens: list[Token[RuleSource | None]] = []
 
     def __enter__(self) -> RuleSource:
@@ -63,13 +61,29 @@ class _UseRules:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        carried_rules.reset(self._tokens.pop())
+        token = self._tokens.pop()
+        try:
+            carried_rules.reset(token)
+        except ValueError:  # that of another thread or task, which has entered the same object and comes for its own
+            self._tokens.append(token)
+            if not any(map(self._reset, self._tokens[-2::-1])):
+                raise
+
+    def _reset(self, token: Token[RuleSource | None]) -> bool:
+        try:
+            carried_rules.reset(token)
+        except ValueError:
+            return False
+        self._tokens.remove(token)
+        return True
 
 
 def checked(rules: RuleSource) -> RuleSource:
     """``rules``, if they are rules. Else a TypeError that says what would be."""
-    if not callable(getattr(rules, "rules_for", None)):
+    if isinstance(rules, type) or not callable(getattr(rules, "rules_for", None)):
         raise TypeError(f"rules are netjail.Rules, like Rules(allow=['192.0.2.0/24']), not {rules!r}")
+    if type(rules).__hash__ is None:
+        raise TypeError(f"rules must be hashable, since each has connections of its own: {rules!r} is not")
     return rules
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import socket
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
-from ._addresses import is_literal
+from ._addresses import is_literal, unmapped
 from ._context import checked, in_force
 from ._errors import DeniedError
 from ._race import Selected, Threads, deadline_after, first, first_async, left_until, within
@@ -55,15 +55,17 @@ class AsyncConnect(Protocol):
 # What both twins decide.
 
 
-def applying(rules: RulesInForce, host: str, port: int) -> list[Rules]:
+def applying(rules: RulesInForce, host: str, port: int) -> Sequence[Rules]:
     """The rule sets that an address of this target must pass; DeniedError if there is none."""
-    found = [source.rules_for(host, port) for source in rules]
-    if not found:
+    if not rules:
         raise DeniedError(host, port, reason="no rules are in force (give rules, or use netjail.use_rules)")
-    return found
+    for source in rules:
+        if type(source) is not Rules:
+            return [each.rules_for(host, port) for each in rules]
+    return cast("tuple[Rules, ...]", rules)  # which hold for every target
 
 
-def query_family(rules: list[Rules], host: str, port: int, family: int = socket.AF_UNSPEC) -> int:
+def query_family(rules: Sequence[Rules], host: str, port: int, family: int = socket.AF_UNSPEC) -> int:
     """The address family to ask a resolver for; DeniedError where no answer could be accepted."""
     ip4, ip6 = family != socket.AF_INET6, family != socket.AF_INET
     for each in rules:
@@ -77,7 +79,7 @@ def query_family(rules: list[Rules], host: str, port: int, family: int = socket.
 
 
 def judge(
-    rules: list[Rules],
+    rules: Sequence[Rules],
     host: str,
     port: int,
     addresses: Sequence[str | IPv4Address | IPv6Address],
@@ -93,7 +95,7 @@ def judge(
             if not each.accepts(address):
                 break
         else:
-            accepted.append(str(address))
+            accepted.append(address if type(address) is str else as_text(address))
     if accepted and (mixed == "skip" or len(accepted) == len(addresses)):
         return accepted
     decisions: list[Decision] = []
@@ -101,6 +103,11 @@ def judge(
         denying = [each for each in rules if not each.accepts(address)]
         decisions.append((*denying, *rules, Rules())[0].explain(address))
     raise DeniedError(host, port, decisions, _reason(host, accepted=bool(accepted)))
+
+
+def as_text(address: str | IPv4Address | IPv6Address) -> str:
+    """``address`` as a plain str: what a subclass makes of itself (an enum's member, for one) nobody has judged."""
+    return str.__str__(address) if isinstance(address, str) else str(address)
 
 
 def _reason(host: str, *, accepted: bool) -> str:
@@ -121,16 +128,32 @@ def answered(host: str, answer: Any) -> list[Any]:
     return addresses
 
 
-def in_dial_order(addresses: Iterable[str]) -> list[str]:
-    """The two families in turn, beginning with that of the first (RFC 8305, section 4)."""
-    addresses = list(addresses)
+def in_dial_order(addresses: Sequence[str], port: int) -> list[SocketAddress]:
+    """The two families in turn, beginning with that of the first (RFC 8305, section 4), each with the port."""
     if len(addresses) == 1:
-        return addresses
+        return [(addresses[0], port)]
     families: dict[bool, list[str]] = {}
     for address in addresses:
         families.setdefault(":" in address, []).append(address)
     turns = chain.from_iterable(zip_longest(*families.values()))
-    return [address for address in turns if address is not None]
+    return [(address, port) for address in turns if address is not None]
+
+
+def of_family(addresses: list[SocketAddress], family: int) -> list[SocketAddress]:
+    """Those of the family that was asked for, in its own spelling; gaierror, as from getaddrinfo, if there are none.
+
+    A literal may be of the other one, and so may a resolver's answer.
+    """
+    if family == socket.AF_UNSPEC:
+        return addresses
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        raise socket.gaierror(socket.EAI_FAMILY, f"{family!r} is no family of IP addresses")
+    if family == socket.AF_INET:
+        addresses = [(unmapped(ip), port) for ip, port in addresses]
+    found = [each for each in addresses if (":" in each[0]) == (family == socket.AF_INET6)]
+    if not found:
+        raise socket.gaierror(socket.EAI_NONAME, "none of the accepted addresses is of the family that was asked for")
+    return found
 
 
 def _opened(
@@ -155,11 +178,11 @@ def _opened(
 def _target(address: Target, type: int = socket.SOCK_STREAM) -> tuple[str, int]:
     """The host and the port number of what a caller asked for."""
     host, port, *_ = address
-    if isinstance(host, (bytes, bytearray)):
-        host = host.decode("ascii")
     if not isinstance(host, str):
-        raise TypeError(f"a host is a str, not {host!r}")
-    return host, port_number(port, type)
+        if not isinstance(host, (bytes, bytearray)):
+            raise TypeError(f"a host is a str, not {host!r}")
+        host = host.decode("ascii", "backslashreplace")
+    return host if host.__class__ is str else as_text(host), port_number(port, type)
 
 
 class _Jail:
@@ -170,12 +193,18 @@ class _Jail:
     def __init__(self, rules: RuleSource | None, mixed: Mixed) -> None:
         if mixed not in ("skip", "refuse"):
             raise ValueError(f"mixed={mixed!r}: 'skip' dials the accepted addresses of a name, 'refuse' denies it")
-        self._rules = None if rules is None else checked(rules)
+        self._rules = rules if rules is None or type(rules) is Rules else checked(rules)
         self._mixed: Mixed = mixed
 
     def rules_in_force(self) -> RulesInForce:
         """The rules that a connection made here and now must pass."""
         return in_force(self._rules) if self._pinned is None else self._pinned
+
+    def _asked(self, address: Target, type: int) -> tuple[str, int, Sequence[Rules]]:
+        """The host and the port number that a caller asked for, and the rule sets that apply to them."""
+        host, port = _target(address, type)
+        in_force_here = in_force(self._rules) if self._pinned is None else self._pinned
+        return host, port, applying(in_force_here, host, port)
 
     def pinned(self, rules: RulesInForce) -> Self:
         """This dialer under ``rules`` whatever the context: for a pool, which belongs to its rules."""
@@ -220,9 +249,11 @@ class Dialer(_Jail):
     ) -> socket.socket:
         """A connected socket, as ``socket.create_connection`` gives it.
 
-        ``timeout`` is in seconds, covers the lookup and every attempt, and stays set on the socket.
-        ``family`` narrows to IPv4 or IPv6, ``type=socket.SOCK_DGRAM`` is UDP, and ``socket_options`` are
-        set before connecting. All accepted addresses are tried, 250 ms apart.
+        ``timeout`` is in seconds, covers the lookup and every attempt, and stays set on the socket (``connect=``
+        sees to its own).
+        ``family`` narrows to IPv4 or IPv6 (a literal of the other one is a gaierror, but for ``connect=``,
+        which is handed it), ``type=socket.SOCK_DGRAM`` is UDP, and ``socket_options`` are set before
+        connecting. All accepted addresses are tried, 250 ms apart.
 
         Raises DeniedError if no address is accepted, ``socket.gaierror`` if the host or the port cannot
         be resolved, TimeoutError, and the OSError of the last attempt if all fail (all of them in an
@@ -232,22 +263,27 @@ class Dialer(_Jail):
             timeout = socket.getdefaulttimeout()
         deadline = deadline_after(timeout)
         accepted = self.resolve(address, timeout, family=family, type=type)
-        alone = len(accepted) == 1 and not all_errors
         if (bottom := self._connect) is not None:
-            if alone:
+            if len(accepted) == 1 and not all_errors:
                 return bottom(accepted[0], timeout=left_until(deadline))
             return first(
                 Threads(lambda target: bottom(target, timeout=left_until(deadline))), accepted, deadline, all_errors
             )
-
-        def open_(ip: str) -> socket.socket:
-            return _opened(ip, type, source_address, socket_options)
-
+        accepted = of_family(accepted, family)
+        alone = len(accepted) == 1 and not all_errors
         if alone:
-            sock = _connected(open_, accepted[0], left_until(deadline))
+            sock = _opened(accepted[0][0], type, source_address, socket_options)
+            try:
+                sock.settimeout(left_until(deadline))
+                sock.connect(accepted[0])
+            except BaseException:
+                sock.close()
+                raise
         else:
-            sock = first(Selected(open_), accepted, deadline, all_errors)
-        sock.settimeout(timeout)
+            attempts = Selected(lambda ip: _opened(ip, type, source_address, socket_options))
+            sock = first(attempts, accepted, deadline, all_errors)
+        if timeout is not None or not alone:
+            sock.settimeout(timeout)
         return sock
 
     __call__ = connect
@@ -297,29 +333,16 @@ class Dialer(_Jail):
         With a ``timeout`` the lookup runs in one of 32 threads and is left behind there when it takes
         longer. Raises what :meth:`connect` raises before it connects.
         """
-        host, port = _target(address, type)
-        rules = applying(self.rules_in_force(), host, port)
+        host, port, rules = self._asked(address, type)
         if is_literal(host):
-            return [(ip, port) for ip in judge(rules, host, port, [host])]
+            judge(rules, host, port, [host])
+            return [(host, port)]
         family = query_family(rules, host, port, family)
         if timeout is None:
             answer = self._resolver.lookup(host, family)
         else:
             answer = within(timeout, lambda: self._resolver.lookup(host, family))
-        accepted = judge(rules, host, port, answered(host, answer), self._mixed)
-        return [(ip, port) for ip in in_dial_order(accepted)]
-
-
-def _connected(open_: Callable[[str], socket.socket], address: SocketAddress, timeout: float | None) -> socket.socket:
-    """The only attempt, which may block."""
-    sock = open_(address[0])
-    try:
-        sock.settimeout(timeout)
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return in_dial_order(judge(rules, host, port, answered(host, answer), self._mixed), port)
 
 
 class AsyncDialer(_Jail):
@@ -367,6 +390,20 @@ class AsyncDialer(_Jail):
                     socket_options=socket_options,
                 )
 
+        accepted = await self.resolve(address, family=family, type=type)
+        return await self._dialled(accepted, source_address, family, all_errors, type, socket_options)
+
+    async def _dialled(
+        self,
+        accepted: list[SocketAddress],
+        source_address: tuple[Any, ...] | None,
+        family: int,
+        all_errors: bool = False,
+        type: int = socket.SOCK_STREAM,
+        socket_options: Iterable[SocketOption] = (),
+    ) -> socket.socket:
+        import asyncio  # noqa: PLC0415 - imported where it is used
+
         async def attempt(target: SocketAddress) -> socket.socket:
             if self._connect is not None:
                 return await self._connect(target)
@@ -379,7 +416,8 @@ class AsyncDialer(_Jail):
                 raise
             return sock
 
-        accepted = await self.resolve(address, family=family, type=type)
+        if self._connect is None:
+            accepted = of_family(accepted, family)
         if len(accepted) == 1 and not all_errors:
             return await attempt(accepted[0])
         return await first_async(attempt, accepted, all_errors)
@@ -403,7 +441,7 @@ class AsyncDialer(_Jail):
         async with asyncio.timeout(timeout):
             sock = await self.connect(address, None, source_address, family=family, socket_options=socket_options)
             name = server_hostname or _target(address)[0]
-            return await _streams(sock, 2**16, ssl=context or True, server_hostname=name)
+            return await _streams({"sock": sock}, 2**16, ssl=context or True, server_hostname=name)
 
     async def open_connection(
         self,
@@ -423,8 +461,11 @@ class AsyncDialer(_Jail):
         ``transport_options`` are ``ssl_handshake_timeout`` and ``ssl_shutdown_timeout``.
         """
         options = tls_options(host, ssl, server_hostname, transport_options)
-        sock = await self.connect((host, port), None, local_addr, family=family)
-        return await _streams(sock, limit, **options)
+        accepted = await self.resolve((host, port), family=family)
+        if len(accepted) == 1 and self._connect is None:  # no race: the loop connects to it as fast as it can
+            ip, number = of_family(accepted, family)[0]
+            return await _streams({"host": ip, "port": number, "local_addr": local_addr}, limit, **options)
+        return await _streams({"sock": await self._dialled(accepted, local_addr, family)}, limit, **options)
 
     async def create_connection(
         self,
@@ -451,21 +492,22 @@ class AsyncDialer(_Jail):
         type: int = socket.SOCK_STREAM,
     ) -> list[SocketAddress]:
         """The same as :meth:`Dialer.resolve`."""
-        host, port = _target(address, type)
-        rules = applying(self.rules_in_force(), host, port)
+        host, port, rules = self._asked(address, type)
         if is_literal(host):
-            return [(ip, port) for ip in judge(rules, host, port, [host])]
+            judge(rules, host, port, [host])
+            return [(host, port)]
         lookup: Any = self._resolver.lookup(host, query_family(rules, host, port, family))
         if not hasattr(lookup, "__await__"):
             raise TypeError(f"an AsyncDialer needs an AsyncResolver: {self._resolver!r} is not awaited")
-        accepted = judge(rules, host, port, answered(host, await lookup), self._mixed)
-        return [(ip, port) for ip in in_dial_order(accepted)]
+        return in_dial_order(judge(rules, host, port, answered(host, await lookup), self._mixed), port)
 
 
 def tls_options(
     host: str, ssl: ssl.SSLContext | bool | None, server_hostname: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The keyword arguments for asyncio once there is a socket, checked before anything was sent."""
+    if not options and not ssl and server_hostname is None:
+        return {}
     if unknown := options.keys() - {"ssl_handshake_timeout", "ssl_shutdown_timeout"}:
         raise TypeError(f"{', '.join(sorted(unknown))}: not an option of a connection that netjail dials")
     if not ssl:
@@ -491,15 +533,18 @@ async def transport_over(
     return await asyncio.get_running_loop().create_connection(make, sock=sock, **options)
 
 
-async def _streams(
-    sock: socket.socket, limit: int, **options: Any
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _streams(to: dict[str, Any], limit: int, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Streams over a ``sock``, or to a ``host`` that is an accepted address. The loop closes what fails."""
     import asyncio  # noqa: PLC0415 - imported where it is used
 
-    reader = asyncio.StreamReader(limit=limit)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await transport_over(sock, lambda: protocol, **options)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.create_connection(lambda: protocol, **to, **options)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+_DIALER, _ASYNC_DIALER = Dialer(), AsyncDialer()
 
 
 def create_connection(
@@ -512,7 +557,8 @@ def create_connection(
     resolver: Resolver | None = None,
 ) -> socket.socket:
     """``socket.create_connection`` under the context's rules and ``rules``: see :meth:`Dialer.connect`."""
-    return Dialer(rules, resolver=resolver).connect(address, timeout, source_address, all_errors=all_errors)
+    dialer = _DIALER if rules is None and resolver is None else Dialer(rules, resolver=resolver)
+    return dialer.connect(address, timeout, source_address, all_errors=all_errors)
 
 
 async def open_connection(
@@ -524,4 +570,5 @@ async def open_connection(
     **options: Any,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """``asyncio.open_connection`` under the context's rules and ``rules``: see :meth:`AsyncDialer.open_connection`."""
-    return await AsyncDialer(rules, resolver=resolver).open_connection(host, port, **options)
+    dialer = _ASYNC_DIALER if rules is None and resolver is None else AsyncDialer(rules, resolver=resolver)
+    return await dialer.open_connection(host, port, **options)

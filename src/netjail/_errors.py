@@ -137,8 +137,10 @@ def _within(error: BaseException | None) -> Iterator[object]:
         elif isinstance(item, BaseException):
             yield item
             held: dict[str, object] = getattr(item, "__dict__", {})  # a property might warn, raise or do anything
-            queue += [item.__cause__, item.__context__, held.get("reason"), item.args, held.get("exception")]
-            queue += [item.exceptions if isinstance(item, BaseExceptionGroup) else held.get("exceptions"), _text(item)]
+            queue += [item.__cause__, item.__context__, held.get("reason"), item.args]
+            queue += [held.get("exception"), held.get("exceptions"), _text(item)]
+            if isinstance(item, BaseExceptionGroup):
+                queue += cast("BaseExceptionGroup[BaseException]", item).exceptions
 
 
 def _text(error: BaseException) -> str | None:

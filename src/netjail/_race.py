@@ -67,11 +67,13 @@ def first(
                 if sock is not None:
                     attempts.winner = sock
                     return sock
+                if error is not None and not isinstance(error, Exception):
+                    raise error  # SystemExit and its like, from a connect= in a thread
                 errors.append(error or OSError("connect failed"))
     raise the_error(errors, all_errors)
 
 
-Outcome = tuple["socket.socket | None", "Exception | None"]
+Outcome = tuple["socket.socket | None", "BaseException | None"]
 
 
 class Attempts(Protocol):
@@ -85,14 +87,11 @@ class Attempts(Protocol):
 
 
 class Selected:
-    """Attempts as sockets that do not block, in one selector."""
+    """Attempts as sockets that do not block, in one selector where there is one to wait for."""
 
     def __init__(self, open_: Callable[[str], socket.socket]) -> None:
-        from selectors import EVENT_WRITE, DefaultSelector  # noqa: PLC0415 - a race is rare
-
         self._open = open_
-        self._selector = DefaultSelector()
-        self._event = EVENT_WRITE
+        self._selector: Any = None
         self._done: list[Outcome] = []
         self._sockets: list[socket.socket] = []
         self.pending = 0
@@ -110,21 +109,28 @@ class Selected:
             sock.setblocking(False)
             sock.connect(address)
         except BlockingIOError:
-            self._selector.register(sock, self._event, address)
+            self._watch(sock, address)
         except OSError as error:
             sock.close()
             self._done.append((None, error))
         else:
             self._done.append((sock, None))
 
+    def _watch(self, sock: socket.socket, address: SocketAddress) -> None:
+        from selectors import EVENT_WRITE, DefaultSelector  # noqa: PLC0415 - most attempts are over at once, or alone
+
+        if self._selector is None:
+            self._selector = DefaultSelector()
+        self._selector.register(sock, EVENT_WRITE, address)
+
     def wait(self, timeout: float | None) -> list[Outcome]:
         done, self._done = self._done, []
-        for key, _ in self._selector.select(0 if done else timeout):
-            sock: socket.socket = key.fileobj  # type: ignore[assignment]
+        for key, _ in self._selector.select(0 if done else timeout) if self._selector else ():
+            sock: socket.socket = key.fileobj
             self._selector.unregister(sock)
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 sock.close()
-                done.append((None, OSError(code, f"Connect call failed {key.data}")))
+                done.append((None, OSError(code, os.strerror(code))))
             else:
                 done.append((sock, None))
         self.pending -= len(done)
@@ -134,7 +140,8 @@ class Selected:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._selector.close()
+        if self._selector:
+            self._selector.close()
         for sock in self._sockets:
             if sock is not self.winner:
                 sock.close()
@@ -164,7 +171,7 @@ class Threads:
     def _attempt(self, address: SocketAddress) -> None:
         try:
             outcome: Outcome = (self._connect(address), None)
-        except Exception as error:  # noqa: BLE001 - it is handed to the caller's thread
+        except BaseException as error:  # noqa: BLE001 - it is handed to the caller's thread
             outcome = (None, error)
         with self._lock:
             if not self._over:
@@ -290,11 +297,12 @@ class _Workers:
         try:
             return self._jobs.get(timeout=_IDLE)
         except Empty:
-            with self._lock:
-                if self._jobs.empty():
+            with self._lock:  # nobody may wait while holding it: who brings the next job needs it
+                try:
+                    return self._jobs.get_nowait()
+                except Empty:  # there was none, or another worker was faster
                     self._idle -= 1
                     return None
-                return self._jobs.get()
 
 
 _workers: dict[int, _Workers] = {}

@@ -41,9 +41,10 @@ class SystemResolver:
 
     def lookup(self, host: str, family: int, /) -> Sequence[str]:
         try:
-            return _addresses(socket.getaddrinfo(host, None, family, socket.SOCK_STREAM))
+            answers = socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)
         except ValueError:  # an over-long label or a NUL, and UnicodeError is a ValueError
             raise unresolvable(host) from None
+        return [str(sockaddr[0]) for *_, sockaddr in answers]
 
 
 class AsyncSystemResolver:
@@ -53,14 +54,10 @@ class AsyncSystemResolver:
         from asyncio import get_running_loop  # noqa: PLC0415 - asyncio is imported where it is used
 
         try:
-            loop = get_running_loop()
-            return _addresses(await loop.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM))
+            answers = await get_running_loop().getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM)
         except ValueError:
             raise unresolvable(host) from None
-
-
-def _addresses(answers: Sequence[tuple[object, ...]]) -> list[str]:
-    return [str(sockaddr[0]) for *_, sockaddr in answers]  # type: ignore[index]
+        return [str(sockaddr[0]) for *_, sockaddr in answers]
 
 
 def unresolvable(host: str) -> socket.gaierror:

@@ -7,7 +7,7 @@ ports, sockets or contexts.
 from __future__ import annotations
 
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, final
 
 from . import _boundaries
@@ -29,7 +29,6 @@ from ._errors import InvalidRuleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from ipaddress import IPv4Network, IPv6Network
 
     from ._boundaries import Bounds
 
@@ -224,8 +223,12 @@ class Rules:
             return NotImplemented
         return self is other or self._digest == other._digest
 
-    def __hash__(self) -> int:
+    @cached_property
+    def _hash(self) -> int:
         return hash(self._digest)
+
+    def __hash__(self) -> int:
+        return self._hash  # every request asks for it, to find its pool
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Rules, self._entries
@@ -244,7 +247,7 @@ class Rules:
 
 
 def _listed(name: str, entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    if isinstance(entries, str | bytes) or not hasattr(entries, "__iter__"):
+    if isinstance(entries, str | bytes | IPv4Network | IPv6Network) or not hasattr(entries, "__iter__"):
         raise InvalidRuleError(f"{name}={entries!r}: give a list of prefixes, like {name}=['10.0.0.0/8']")
     return tuple(entries)
 

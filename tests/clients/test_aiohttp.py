@@ -989,3 +989,15 @@ async def test_the_words_of_a_denial_can_be_found_in_text(trap: Make) -> None:
     found = netjail.find_denied(RuntimeError(f"wrapped: {caught.value}"))
     assert found is not None
     assert re.search("proxy", found.reason)
+
+
+@pytest.mark.parametrize("name", ["connect", "_get", "_create_direct_connection", "_wrap_create_connection"])
+async def test_new_with_dialing_of_its_own_on_the_object_is_refused(name: str) -> None:
+    def new(rules: Any) -> aiohttp.TCPConnector:
+        made = aiohttp.TCPConnector()
+        setattr(made, name, getattr(made, name))
+        return made
+
+    async with client(GOOD, new=new) as session:
+        with pytest.raises(TypeError, match=f"has a {name} of its own"):
+            await fetch(session, "http://127.0.0.2:9/")

@@ -330,6 +330,15 @@ async def test_a_dead_first_address_does_not_keep_the_second_waiting_for_the_tim
         assert (await client.get(server.url(host="half.test"))).text == "hello"
 
 
+@pytest.mark.parametrize("answer", [["127.0.0.8"], ["127.0.0.8", "127.0.0.7"]])
+async def test_a_failed_connect_says_no_more_than_the_plain_clients(way: Way, answer: list[str]) -> None:
+    """On asyncio it is asyncio's own error, which names the address that refused."""
+    async with way.client(LOOPBACK, resolver=way.Names({"x.test": answer})) as client:
+        with pytest.raises(way.httpx.ConnectError) as caught:
+            await client.get("http://x.test:9/")
+    assert "127.0.0." not in str(caught.value)
+
+
 async def test_a_refusing_first_address_gives_way_to_the_second(site: Make, way: Way) -> None:
     server = site("127.0.0.2")
     names = way.Names({"half.test": ["127.0.0.4", "::1", "127.0.0.2"]})
@@ -1168,6 +1177,14 @@ async def test_new_must_make_a_plain_transport_each_time(site: Make, trap: Make,
     server = site("127.0.0.2")
     one = way.Plain(verify=False)
     used = way.Plain(verify=False)
+
+    def proxied(url: str) -> Any:
+        """A pool of httpcore's own that is given a proxy, as httpx gives none."""
+        transport = way.Plain(verify=False)
+        core = sys.modules[type(transport._pool).__module__.partition(".")[0]]
+        transport._pool = type(transport._pool)(proxy=core.Proxy(url))
+        return transport
+
     async with way.over(used) as client:
         await client.get(server.url())
         makers: list[tuple[Any, type[Exception], str]] = [
@@ -1177,6 +1194,7 @@ async def test_new_must_make_a_plain_transport_each_time(site: Make, trap: Make,
             (lambda rules: way.Plain(verify=False, proxy=trap().url()), ValueError, "HTTPProxy"),
             (lambda rules: way.Plain(verify=False, proxy="socks5://127.0.0.3:1"), ValueError, "SOCKSProxy"),
             (lambda rules: way.Plain(verify=False, uds=str(tmp_path / "x")), ValueError, "unix"),
+            (lambda rules: proxied(trap().url()), ValueError, "with a proxy"),
             (lambda rules: used, ValueError, "connections already"),
         ]
         for new, error, text in makers:

@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -693,3 +693,31 @@ def test_an_https_connection_is_an_http_connection():
 
 def test_inside_the_module_urllib_is_the_standard_librarys():
     assert sys.modules["netjail.clients.urllib"].urllib is sys.modules["urllib"]
+
+
+def test_a_class_between_ours_and_the_plain_one_is_still_called(site: Any) -> None:
+    good = site("127.0.0.2")
+
+    class Logs(http.client.HTTPConnection):
+        asked: ClassVar[list[str]] = []
+
+        def putrequest(self, method: str, url: str, *rest: Any, **options: Any) -> None:
+            self.asked.append(url)
+            super().putrequest(method, url, *rest, **options)
+
+    class Both(HTTPConnection, Logs):
+        pass
+
+    connection = Both("127.0.0.2", good.port, rules=GOOD)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    connection.close()
+    assert Logs.asked == ["/"]
+
+
+def test_a_tunnel_that_was_set_past_set_tunnel_is_refused(trap: Any) -> None:
+    proxy = trap("127.0.0.2")
+    connection: Any = HTTPConnection("127.0.0.2", proxy.port, rules=GOOD)
+    connection._tunnel_host, connection._tunnel_port, connection._tunnel_headers = "169.254.169.254", 80, {}
+    with pytest.raises(ValueError, match="refuses proxies"):
+        connection.request("GET", "/")

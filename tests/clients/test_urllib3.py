@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,23 @@ def test_a_pool_kept_by_hand_stays_under_the_rules_that_it_was_made_for(trap: Ma
             pool = pm.connection_from_url(listener.url())
         with use_rules(OTHER), pytest.raises(DeniedError):
             pool.request("GET", "/")
+
+
+@pytest.mark.parametrize("later", [None, Rules(), LOOPBACK])
+def test_a_pool_kept_by_hand_serves_nobody_under_other_rules(site: Make, later: Rules | None) -> None:
+    """It has a connection that stands, which is closed then; under its own rules it opens another."""
+    server = site("127.0.0.2")
+    with PoolManager() as pm:
+        with use_rules(GOOD):
+            pool = pm.connection_from_url(server.url())
+            assert pool.request("GET", "/").data == b"hello"
+        with use_rules(later) if later is not None else nullcontext(), pytest.raises(DeniedError) as caught:
+            pool.request("GET", "/")
+        assert caught.value.reason == "its pool belongs to other rules"
+        assert len(server.seen) == 1
+        with use_rules(GOOD):
+            assert pool.request("GET", "/").data == b"hello"
+    assert server.accepted == 2
 
 
 def test_a_redirect_is_followed_where_the_rules_accept_it(site: Make) -> None:

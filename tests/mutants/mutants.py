@@ -143,13 +143,13 @@ MUTANTS = [
         "return (*rules, *floors) if floors and rules else rules",
         "return (*rules, *floors)",
     ),
-    Mutant("rules are not restored", CONTEXT, "carried_rules.reset(self._tokens.pop())", "self._tokens.pop()"),
+    Mutant("rules are not restored", CONTEXT, "        carried_rules.reset(token)\n", ""),
     # Dialing.
     Mutant(
         "no rules are all rules",
         DIALER,
-        '    if not found:\n        raise DeniedError(host, port, reason="no rules are in force (give rules, or use netjail.use_rules)")\n',
-        '    if not found:\n        return [Rules(allow=["0.0.0.0/0", "::/0"])]\n',
+        '    if not rules:\n        raise DeniedError(host, port, reason="no rules are in force (give rules, or use netjail.use_rules)")\n',
+        '    if not rules:\n        return [Rules(allow=["0.0.0.0/0", "::/0"])]\n',
     ),
     Mutant(
         "one rule set of several is enough",
@@ -185,13 +185,13 @@ MUTANTS = [
     Mutant(
         "literals are not judged",
         DIALER,
-        "            return [(ip, port) for ip in judge(rules, host, port, [host])]\n        family = query_family",
+        "            judge(rules, host, port, [host])\n            return [(host, port)]\n        family = query_family",
         "            return [(host, port)]\n        family = query_family",
     ),
     Mutant(
         "literals are not judged, async",
         DIALER,
-        "            return [(ip, port) for ip in judge(rules, host, port, [host])]\n        lookup",
+        "            judge(rules, host, port, [host])\n            return [(host, port)]\n        lookup",
         "            return [(host, port)]\n        lookup",
     ),
     Mutant(
@@ -203,8 +203,8 @@ MUTANTS = [
     Mutant(
         "it dials the name",
         DIALER,
-        "    return [(ip, port) for ip in in_dial_order(accepted)]\n\n\ndef _connected",
-        "    return [(host, port) for ip in in_dial_order(accepted)]\n\n\ndef _connected",
+        "        return in_dial_order(judge(rules, host, port, answered(host, answer), self._mixed), port)\n",
+        "        return [(host, port) for _ in judge(rules, host, port, answered(host, answer), self._mixed)]\n",
     ),
     Mutant(
         "TLS checks the address",
@@ -221,8 +221,16 @@ MUTANTS = [
     Mutant(
         "a failed connect stays open",
         DIALER,
-        "        sock.connect(address)\n    except BaseException:\n        sock.close()\n",
-        "        sock.connect(address)\n    except BaseException:\n",
+        "                sock.connect(accepted[0])\n            except BaseException:\n                sock.close()\n",
+        "                sock.connect(accepted[0])\n            except BaseException:\n",
+    ),
+    Mutant("a literal's family is no matter", DIALER, 'if (":" in each[0]) == (family == socket.AF_INET6)', "if True"),
+    Mutant("a mapped address is not of IPv4's family", DIALER, "(unmapped(ip), port)", "(ip, port)"),
+    Mutant(
+        "a pinned dialer dials by the context",
+        DIALER,
+        "in_force_here = in_force(self._rules) if self._pinned is None else self._pinned",
+        "in_force_here = in_force(self._rules)",
     ),
     Mutant(
         "a pinned dialer reads the context",
@@ -274,7 +282,13 @@ MUTANTS = [
     Mutant(
         "a denial has one argument", ERRORS, 'super().__init__(errno.EACCES, f"netjail', 'super().__init__(f"netjail'
     ),
-    Mutant("groups are not searched", ERRORS, 'for name in ("exception", "exceptions")', 'for name in ("exception",)'),
+    Mutant("groups are not searched", ERRORS, "if isinstance(item, BaseExceptionGroup):", "if False:"),
+    Mutant(
+        "properties of an error are run",
+        ERRORS,
+        'held: dict[str, object] = getattr(item, "__dict__", {})',
+        'held: dict[str, object] = {name: getattr(item, name, None) for name in ("reason", "exception", "exceptions")}',
+    ),
     Mutant("contexts are not searched", ERRORS, "item.__context__, ", ""),
     # Pools.
     Mutant(
@@ -290,7 +304,7 @@ MUTANTS = [
     Mutant(
         "httpx: one pool for all rules",
         HTTPCORE,
-        "        transport = self._transports.get(self._dialer.rules_in_force())\n        try:\n            response = transport.handle_request",
+        "        transport = self._transports.get(in_force(self._given))\n        try:\n            response = transport.handle_request",
         "        transport = self._transports.get(())\n        try:\n            response = transport.handle_request",
     ),
     Mutant(
@@ -304,7 +318,7 @@ MUTANTS = [
     Mutant(
         "httpx: async, one pool for all rules",
         HTTPCORE,
-        "        transport = self._transports.get(self._dialer.rules_in_force())\n        if self._orphans.pools:",
+        "        transport = self._transports.get(in_force(self._given))\n        if self._orphans.pools:",
         "        transport = self._transports.get(())\n        if self._orphans.pools:",
     ),
     Mutant("urllib3: one pool for all rules", URLLIB3, "key: Any = (dialer, pool_key)", "key: Any = (None, pool_key)"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from netjail import Rules, current_rules, use_rules
+from netjail import Dialer, Rules, current_rules, use_rules
 from netjail._context import in_force
 
 A, B = Rules(["192.0.2.0/24"]), Rules(["198.51.100.0/24"])
@@ -96,3 +96,49 @@ def test_it_is_no_decorator() -> None:
     """On a coroutine function a decorator would set nothing when the coroutine runs."""
     with pytest.raises(TypeError):
         use_rules(A)(lambda: None)  # type: ignore[operator]
+
+
+def test_one_object_may_be_entered_in_two_threads_at_a_time() -> None:
+    shared, entered, outlasted = use_rules(A), threading.Event(), threading.Event()
+    after: list[object] = []
+
+    def first() -> None:
+        with shared:
+            entered.set()
+            assert outlasted.wait(10)
+        after.append(current_rules())
+
+    def second() -> None:
+        assert entered.wait(10)
+        with shared:
+            outlasted.set()
+            earlier.join()
+        after.append(current_rules())
+
+    earlier, later = threading.Thread(target=first), threading.Thread(target=second)
+    for thread in (earlier, later):
+        thread.start()
+    later.join()
+    assert after == [Rules(), Rules()]
+
+
+def test_a_block_that_ends_in_another_context_is_an_error() -> None:
+    manager = use_rules(A)
+    copy_context().run(manager.__enter__)
+    with pytest.raises(ValueError, match="different Context"):
+        manager.__exit__(None, None, None)
+
+
+def test_rules_are_an_object_that_can_be_hashed() -> None:
+    class Unhashable:
+        __hash__ = None
+
+        def rules_for(self, host: str, port: int) -> Rules:
+            return A
+
+    wrong: Any
+    for wrong, words in ((Rules, "rules are netjail.Rules"), (Unhashable(), "must be hashable")):
+        with pytest.raises(TypeError, match=words):
+            use_rules(wrong)
+        with pytest.raises(TypeError, match=words):
+            Dialer(wrong)

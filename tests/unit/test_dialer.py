@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import errno
 import gc
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -117,6 +119,7 @@ def test_the_context_narrows_and_a_pinned_dialer_keeps_what_it_was_given() -> No
     dialer.connect(("10.0.0.1", 1)).close()
     with pytest.raises(DeniedError):
         pinned.connect(("10.0.0.1", 1))
+    assert pinned.rules_in_force() == (ALL, INSIDE_OUT)
     with use_rules(Rules()):
         pinned.connect(("8.8.8.8", 1)).close()
         with pytest.raises(DeniedError):
@@ -156,7 +159,48 @@ def test_a_resolver_of_the_other_kind_is_refused_with_a_reason() -> None:
     ],
 )
 def test_the_order_is_that_of_rfc_8305(addresses: list[str], order: list[str]) -> None:
-    assert dialing.in_dial_order(addresses) == order
+    assert dialing.in_dial_order(addresses, 80) == [(address, 80) for address in order]
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6])
+def test_a_family_narrows_literals_and_what_a_resolver_answers(family: int) -> None:
+    """The resolver answers with both families, whatever it is asked for. A mapped address is an IPv4 address."""
+    four = Trap("127.0.0.1")  # which counts what connects; nobody listens on ::1
+    names = {"both.test": ["::1", "127.0.0.1"], "four.test": ["127.0.0.1"], "mapped.test": ["::ffff:127.0.0.1"]}
+    reached = {
+        "both.test": family != socket.AF_INET6,
+        "four.test": family != socket.AF_INET6,
+        "127.0.0.1": family != socket.AF_INET6,
+        "mapped.test": True,
+        "::ffff:127.0.0.1": True,
+    }
+
+    async def by_socket(host: str) -> None:
+        (await AsyncDialer(LOCAL, resolver=AsyncNames(names)).connect((host, four.port), family=family)).close()
+
+    async def by_stream(host: str) -> None:
+        dialer = AsyncDialer(LOCAL, resolver=AsyncNames(names))
+        _, writer = await dialer.open_connection(host, four.port, family=family)
+        writer.close()
+        await writer.wait_closed()
+
+    for host, there in reached.items():
+        for connect in (
+            lambda host: Dialer(LOCAL, resolver=Names(names)).connect((host, four.port), family=family).close(),
+            lambda host: asyncio.run(by_socket(host)),
+            lambda host: asyncio.run(by_stream(host)),
+        ):
+            if there:
+                connect(host)
+            elif host == "both.test":
+                with pytest.raises(ConnectionRefusedError):
+                    connect(host)
+            else:
+                with pytest.raises(socket.gaierror):
+                    connect(host)
+    accepted = four.accepted
+    four.close()
+    assert accepted == 3 * sum(reached.values())
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
@@ -533,3 +577,79 @@ def test_of_two_connections_that_stand_at_once_the_other_is_closed(monkeypatch: 
     for pair in made:
         for sock in pair:
             sock.close()
+
+
+class Member(str, enum.Enum):  # noqa: UP042 - a StrEnum says of itself what it holds
+    HOST = "127.0.0.2"
+
+
+class Spelt(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "127.0.0.3"
+
+
+@pytest.mark.parametrize("host", [Member.HOST, Spelt("127.0.0.2")])
+def test_a_str_of_another_class_is_dialled_as_what_it_holds_which_was_judged(host: str) -> None:
+    """What it says of itself is something else."""
+    recorder = Recorder()
+    rules = Rules(["127.0.0.2"])
+    Dialer(rules, connect=recorder.connect).connect((host, 80)).close()
+    Dialer(rules, resolver=Names({"x.test": [host]}), connect=recorder.connect).connect(("x.test", 80)).close()
+    recorder.close()
+    assert recorder.dialled == [("127.0.0.2", 80)] * 2
+    assert {type(ip) for ip, _ in recorder.dialled} == {str}
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_connect_that_raises_what_is_no_exception_ends_the_race(kind: type[BaseException]) -> None:
+    def connect(address: Any, *, timeout: float | None) -> Any:
+        raise kind
+
+    names = Names({"x.test": ["127.0.0.2", "127.0.0.3"]})
+    with pytest.raises(kind):
+        Dialer(LOCAL, resolver=names, connect=connect).connect(("x.test", 80))
+
+
+def test_a_thread_that_finds_its_job_taken_waits_for_no_other_with_the_lock_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had given up when a job came, which another idle thread was quicker to take."""
+
+    class Jobs:
+        def empty(self) -> bool:
+            return False  # and then the other one comes
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            assert timeout is not None, "it would wait for ever, and nobody could bring a job"
+            raise queue.Empty
+
+        def get_nowait(self) -> Any:
+            raise queue.Empty
+
+    workers = racing._Workers()
+    monkeypatch.setattr(workers, "_jobs", Jobs())
+    monkeypatch.setattr(workers, "_idle", 1)
+    assert workers._next() is None
+    assert workers._idle == 0
+
+
+@pytest.mark.parametrize("host", ["fe80::1%a/b", b"\xff", b"a.\xffb"])
+def test_a_host_that_nothing_can_be_is_a_gaierror(host: Any) -> None:
+    with pytest.raises(socket.gaierror):
+        Dialer(LOCAL).connect((host, 80))
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, 77])
+def test_no_other_family_is_taken_for_one_of_ip(trap: Callable[..., Trap], family: int) -> None:
+    port = trap("127.0.0.2").port
+    with pytest.raises(socket.gaierror):
+        Dialer(LOCAL).connect(("127.0.0.2", port), family=family)
+
+
+@pytest.mark.parametrize("answer", [["127.0.0.8"], ["127.0.0.8", "127.0.0.7"]])
+def test_a_failed_connect_names_no_address_that_dns_gave(answer: list[str]) -> None:
+    with pytest.raises(ConnectionRefusedError) as caught:
+        Dialer(LOCAL, resolver=Names({"x.test": answer})).connect(("x.test", 9))
+    assert "127.0.0." not in str(caught.value)

@@ -83,6 +83,12 @@ def kept_as(name: str, value: object) -> BaseException:
     return error
 
 
+def group_with_other_arguments() -> BaseException:
+    group = ExceptionGroup("many", [DENIED])
+    group.args = ("many",)
+    return group
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -95,8 +101,9 @@ def kept_as(name: str, value: object) -> BaseException:
         RuntimeError("a", ["b", (DENIED,)]),
         RuntimeError({"host": DENIED}),
         ExceptionGroup("many", [ValueError("x"), ExceptionGroup("more", [ReasonError(DENIED)])]),
+        group_with_other_arguments(),
     ],
-    ids=["itself", "cause", "context", "reason", "exception", "exceptions", "arguments", "mapping", "groups"],
+    ids=["itself", "cause", "context", "reason", "exception", "exceptions", "arguments", "mapping", "groups", "group"],
 )
 def test_a_denial_is_found(error: BaseException) -> None:
     assert find_denied(error) is DENIED

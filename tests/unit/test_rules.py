@@ -243,3 +243,11 @@ def test_a_bare_string_or_anything_but_a_list_is_an_error_that_says_what_to_give
     given: dict[str, Any] = {name: text}
     with pytest.raises(InvalidRuleError, match=rf"^{name}=.*: give a list of prefixes, like {name}=\['10"):
         Rules(**given)
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/24", "2001:db8::/64"])
+def test_a_network_in_place_of_a_list_is_refused(network: str) -> None:
+    """It would be walked address by address, 2**64 of them."""
+    for name in ("allow", "block", "nat64"):
+        with pytest.raises(InvalidRuleError, match="give a list of prefixes"):
+            Rules(**{name: ip_network(network)})

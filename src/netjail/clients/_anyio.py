@@ -40,12 +40,16 @@ async def by_anyio(connect: AsyncConnect | None, address: SocketAddress, **optio
         raise
 
 
-async def by_trio(connect: AsyncConnect | None, address: SocketAddress, **options: Any) -> Any:
-    """The same as a stream of trio's."""
+async def by_trio(connect: AsyncConnect | None, address: SocketAddress, *, host: str, **options: Any) -> Any:
+    """The same as a stream of trio's. An error names ``host``, which is what was asked for."""
     import trio  # noqa: PLC0415 - it is there, as it runs
 
     if connect is None:
-        return await trio.open_tcp_stream(*address, **options)
+        try:
+            return await trio.open_tcp_stream(*address, **options)
+        except OSError as error:  # trio names what it was given, which may be an address from DNS
+            asked = f"[{host}]" if ":" in host else host
+            raise OSError(f"all attempts to connect to {asked}:{address[1]} failed") from error
     sock = await connect(address)
     try:
         return trio.SocketStream(trio.socket.from_stdlib_socket(sock))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 import anyio.abc
 
+from netjail._context import in_force
 from netjail._dialer import AsyncDialer, Dialer
 from netjail._errors import DeniedError
 from netjail._pools import Pools
@@ -101,6 +102,8 @@ class Kit:
             raise ValueError(f"a transport with a {kind} reaches what nobody has judged: proxies look targets up")
         if missing := [part for part in _PARTS if not hasattr(pool, part)]:
             raise TypeError(f"netjail does not know this {self.pool.__module__}: it has no {', '.join(missing)}")
+        if getattr(pool, "_proxy", None) is not None:  # an argument of the pool's from httpcore 1.0.6 on
+            raise ValueError("a transport with a proxy reaches what nobody has judged: proxies look targets up")
         if pool._uds is not None:
             raise ValueError("a transport with a unix socket of its own reaches what nobody has judged")
         if isinstance(pool._network_backend, _Backend | _AsyncBackend):
@@ -143,6 +146,7 @@ class Transport(Generic[Plain, Request, Response]):
         max_idle_transports: int = 256,
         **options: Any,
     ) -> None:
+        self._given = rules
         self._dialer = Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
         self._new = self._kit.maker(new, options)
         self._transports: Pools[Any] = Pools(self._jailed, max_idle_transports)
@@ -156,7 +160,7 @@ class Transport(Generic[Plain, Request, Response]):
 
     def handle_request(self, request: Request) -> Response:
         """Sends ``request`` by a connection that was judged under the rules in force here and now."""
-        transport = self._transports.get(self._dialer.rules_in_force())
+        transport = self._transports.get(in_force(self._given))
         try:
             response = transport.handle_request(request)
         except self._kit.denied as denied:
@@ -271,6 +275,7 @@ class AsyncTransport(Generic[Plain, Request, Response]):
         **options: Any,
     ) -> None:
         resolver = SystemResolver() if resolver is None else resolver
+        self._given = rules
         self._dialer = AsyncDialer(rules, resolver=resolver, mixed=mixed)
         self._connect = connect
         self._new = self._kit.maker(new, options)
@@ -286,7 +291,7 @@ class AsyncTransport(Generic[Plain, Request, Response]):
 
     async def handle_async_request(self, request: Request) -> Response:
         """Sends ``request`` by a connection that was judged under the rules in force here and now."""
-        transport = self._transports.get(self._dialer.rules_in_force())
+        transport = self._transports.get(in_force(self._given))
         if self._orphans.pools:
             await self._orphans.close()
         try:
@@ -372,7 +377,7 @@ class _AsyncBackend:
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
         on_trio = in_trio()
-        attempt = partial(by_trio, self._connect, local_address=local_address)
+        attempt = partial(by_trio, self._connect, host=host, local_address=local_address)
         if not on_trio:
             attempt = partial(by_anyio, self._connect, local_host=local_address)
         try:

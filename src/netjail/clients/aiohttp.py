@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .._rules import RuleSource
 
 # What stands between a request and the socket factory, and where the resolver and the factory are kept.
-_DIALING = ("connect", "_create_connection", "_create_direct_connection", "_wrap_create_connection")
+_DIALING = ("connect", "_get", "_create_connection", "_create_direct_connection", "_wrap_create_connection")
 _PARTS = ("_resolver", "_resolver_owner", "_socket_factory", "_conns", "_acquired")
 _DEPRECATED = {"verify_ssl", "ssl_context", "fingerprint", "enable_cleanup_closed", "ssl_shutdown_timeout"}
 
@@ -188,7 +188,7 @@ def _check(connector: Any) -> None:
         raise TypeError(f"new= makes an aiohttp.TCPConnector for each rules in force, not {connector!r}")
     kind = type(connector)
     for name in _DIALING:
-        if getattr(kind, name) is not getattr(TCPConnector, name):
+        if name in vars(connector) or getattr(kind, name) is not getattr(TCPConnector, name):
             raise TypeError(f"{kind.__name__} has a {name} of its own, which reaches what nobody has judged")
     if missing := [part for part in _PARTS if not hasattr(connector, part)]:
         raise TypeError(f"netjail does not know this version of aiohttp: {', '.join(missing)} missing")

@@ -46,9 +46,9 @@ async def open_tcp_stream(
     dialer = AsyncDialer(rules, resolver=SystemResolver() if resolver is None else resolver, mixed=mixed)
     accepted = await dialer.resolve((host, port))  # type: ignore[arg-type]  # it decodes bytes
     delay = STAGGER if happy_eyeballs_delay is None else happy_eyeballs_delay
-    stream: trio.SocketStream = await first_stream(
-        partial(by_trio, connect, local_address=local_address), accepted, delay
-    )
+    asked = host if isinstance(host, str) else host.decode("ascii")
+    attempt = partial(by_trio, connect, host=asked, local_address=local_address)
+    stream: trio.SocketStream = await first_stream(attempt, accepted, delay)
     return stream
 
 

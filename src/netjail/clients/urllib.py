@@ -14,6 +14,7 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from netjail._context import in_force
 from netjail._dialer import DEFAULT_TIMEOUT, Dialer
 from netjail._errors import DeniedError as Denied
 from netjail._rules import Rules
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from netjail._dialer import Connect, Mixed, SocketAddress
     from netjail._resolver import Resolver
     from netjail._rules import RuleSource
+
+
+_NO_TUNNEL = "netjail refuses proxies for now: a tunnel's far end would not be judged"
 
 
 class DeniedError(Denied, urllib.error.URLError):
@@ -44,6 +48,8 @@ class _Connection(http.client.HTTPConnection):
         del self.__dict__["_create_connection"]
 
     def _create_connection(self, address: SocketAddress, timeout: float | None, source_address: Any) -> socket.socket:
+        if self._tunnel_host:  # type: ignore[attr-defined]  # set past set_tunnel
+            raise ValueError(_NO_TUNNEL)
         try:
             return self._dialer.connect(address, timeout, source_address)
         except Denied as denied:
@@ -51,7 +57,7 @@ class _Connection(http.client.HTTPConnection):
 
     def set_tunnel(self, *_args: Any, **_options: Any) -> NoReturn:
         """Raises ValueError: a proxy would resolve the target, and nobody would judge it."""
-        raise ValueError("netjail refuses proxies for now: a tunnel's far end would not be judged")
+        raise ValueError(_NO_TUNNEL)
 
 
 class _TLSConnection(_Connection, http.client.HTTPSConnection):
@@ -80,6 +86,7 @@ class HTTPConnection(_Connection):
         **options: Any,
     ) -> None:
         super().__init__(*plain, dialer=Dialer(rules, resolver=resolver, connect=connect, mixed=mixed), **options)
+        self._given = rules
 
     def connect(self) -> None:
         """Connects under the rules in force; see http.client."""
@@ -90,7 +97,7 @@ class HTTPConnection(_Connection):
         """Begins a request; see http.client."""
         super().putrequest(method, url, skip_host, skip_accept_encoding)  # this sends nothing yet
         judged = self._judged_under
-        if self.sock is not None and judged is not None and judged != self._dialer.rules_in_force():
+        if self.sock is not None and judged is not None and judged != in_force(self._given):
             # Only the socket, and not self.close(): a response that is still being read keeps its own hold of it.
             self.sock.close()
             self.sock = None

@@ -17,6 +17,7 @@ from urllib3 import connection, exceptions
 from urllib3.util.connection import allowed_gai_family
 from urllib3.util.timeout import Timeout
 
+from netjail._context import in_force
 from netjail._dialer import Dialer
 from netjail._errors import DeniedError as Denied
 
@@ -104,6 +105,15 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         conn._new_conn = partial(_dial, weakref.ref(conn), self._dialer)
         return conn
 
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        """A connection to send on. Whoever keeps a pool and asks under other rules gets none."""
+        conn: Any = super()._get_conn(timeout)
+        dialer: Any = self._dialer
+        if in_force(dialer._rules) != dialer.rules_in_force():
+            conn.close()
+            raise _Carrier(Denied(self.host, self.port or 0, reason="its pool belongs to other rules"))
+        return conn
+
     def _put_conn(self, conn: Any) -> None:
         """Takes a connection back, and None for one that failed: there a denial ends its way through urlopen."""
         super()._put_conn(conn)
@@ -145,6 +155,7 @@ class PoolManager(urllib3.PoolManager):
         super().__init__(num_pools, headers, **connection_pool_kw)
         self.pool_classes_by_scheme: dict[str, Any] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
         self._dialer = Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
+        self._given = rules
         self._pinned: dict[RulesInForce, Dialer] = {}
         self._most_pinned = max(64, 2 * num_pools)
 
@@ -152,7 +163,7 @@ class PoolManager(urllib3.PoolManager):
         self, pool_key: PoolKey, request_context: dict[str, Any]
     ) -> urllib3.HTTPConnectionPool:
         """The pool of ``pool_key`` under the rules in force, which also judge whatever it dials later."""
-        rules = self._dialer.rules_in_force()
+        rules = in_force(self._given)
         dialer = self._pinned.get(rules) or self._pin(rules)
         key: Any = (dialer, pool_key)  # the dialer stands for the rules: it is hashed faster, and several times
         try:
