@@ -23,10 +23,11 @@ CORE = [
     "_race",
     "_dialer",
     "_pools",
+    "_elf",
 ]
 """From the bottom up: a module imports only what stands before it."""
 
-KNOWS_NOTHING = {"_registry", "_errors", "_boundaries", "_race", "_pools"}
+KNOWS_NOTHING = {"_registry", "_errors", "_boundaries", "_race", "_pools", "_elf"}
 FACE = {"__init__", "__main__", "guard", "loop", "sockets"}
 
 

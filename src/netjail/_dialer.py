@@ -182,6 +182,8 @@ def _target(address: Target, type: int = socket.SOCK_STREAM) -> tuple[str, int]:
         if not isinstance(host, (bytes, bytearray)):
             raise TypeError(f"a host is a str, not {host!r}")
         host = host.decode("ascii", "backslashreplace")
+    if "\0" in host:  # where the system's resolver would stop reading
+        raise unresolvable(host)
     return host if host.__class__ is str else as_text(host), port_number(port, type)
 
 

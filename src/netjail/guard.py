@@ -6,26 +6,31 @@ does not know what an address may be: the core judges.
 
 from __future__ import annotations
 
+import _socket
+import os
 import socket
 import sys
 from dataclasses import dataclass
 from functools import partial, wraps
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from itertools import count
+from pathlib import Path
 from threading import Lock, Thread, get_ident, local
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from weakref import ref
 
 from ._addresses import is_literal
 from ._context import carried_rules, checked, floors, in_force
 from ._dialer import AsyncDialer, applying, judge
+from ._elf import could_dial
 from ._errors import DeniedError
 from ._rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from types import CodeType, FrameType, ModuleType
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import CodeType, FrameType
 
     from ._context import RulesInForce
     from ._rules import RuleSource
@@ -55,8 +60,38 @@ CANNOT_SEE = {
     "pyarrow._flight": ("gRPC's C++ core", "another process"),
     "pyarrow._s3fs": ("Amazon's client in C++", "s3fs, which dials through aiohttp"),
     "pyarrow._gcsfs": ("Google's client in C++", "gcsfs, which dials through aiohttp"),
+    "primp": ("reqwest, in Rust,", "httpx, requests or urllib3"),
+    "pyreqwest": ("reqwest, in Rust,", "httpx, requests or urllib3"),
+    "rnet": ("a client in Rust", "httpx, requests or urllib3"),
+    "tls_client": ("a client in Go", "httpx, requests or urllib3"),
+    "obstore": ("object_store, in Rust,", "s3fs or gcsfs, which dial through aiohttp"),
+    "deltalake": ("object_store, in Rust,", "another process"),
+    "lancedb": ("object_store, in Rust,", "another process"),
+    "polars": ("object_store, in Rust,", "pandas, or another process"),
+    "connectorx": ("its database clients in Rust", "pandas over a driver that is written in Python"),
+    "tensorstore": ("libcurl", "another process"),
+    "adbc_driver_manager": ("the ADBC drivers", "a driver that is written in Python"),
+    "aerospike": ("Aerospike's client in C", "another process"),
+    "pynng": ("nng", "another process"),
+    "pycares": ("c-ares", "dnspython, or the system's resolver"),
+    "gevent.resolver.cares": ("c-ares", "gevent's resolver in threads, which is its default"),
+    "libtorrent": ("libtorrent", "another process"),
+    "cv2": ("FFmpeg", "another process"),
+    "av": ("FFmpeg", "another process"),
+    "netCDF4": ("libcurl", "another process"),
+    "pyogrio": ("GDAL, by libcurl,", "another process"),
+    "qh3": ("its QUIC in Rust", "aioquic"),
+    "rloop": ("a loop in Rust, whose datagrams it sends itself,", "asyncio's own loop, or uvloop"),
+    "rsloop": ("a loop in Rust", "asyncio's own loop, or uvloop"),
+    "_interpreters": ("a subinterpreter, which no guard is in,", "another process"),
+    "_xxsubinterpreters": ("a subinterpreter, which no guard is in,", "another process"),
 }
 """The modules that ``strict=True`` refuses: what dials in each, and what to use instead."""
+
+_PART_OF = {"psycopg_binary": "psycopg", "psycopg_c": "psycopg", "_duckdb": "duckdb"}
+_UNKNOWN = ("its native code", "a library that dials from Python")
+_SEEN_TO = ("uvloop", "cryptography", "hiredis", "gevent.libuv", "pyarrow")
+"""Modules whose native code could dial: it is closed below, has rows for its parts, or nothing in Python calls it."""
 
 _REPORTED = {
     "oracledb.thick_impl": ("Oracle's client in C, in thick mode", "its thin mode"),
@@ -65,7 +100,10 @@ _REPORTED = {
 """Those that have a part which the guard sees: only reported (strict mode refuses oracledb's thick mode)."""
 
 _INET = (int(socket.AF_INET), int(socket.AF_INET6))
-_family: Callable[[socket.SocketType], int] = socket.SocketType.__dict__["family"].__get__  # as a number
+_Socket = _socket.socket  # C's own: gevent and eventlet replace the names that the module socket has for it
+_family: Callable[[_Socket], int] = _Socket.__dict__["family"].__get__  # as a number, whatever a subclass says
+_type: Callable[[_Socket], int] = _Socket.__dict__["type"].__get__
+_items: Callable[[Any], Iterator[Any]] = tuple.__dict__["__iter__"]  # as C reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +113,7 @@ class Report:
     ``floors`` are the floors that every address must pass, none when no guard is installed. ``judged``
     counts the connects and sends with an IP address or a host name, ``denied`` those that were refused,
     and ``wakeups`` those that passed as a thread's connection to its own listener. ``unseen`` names the
-    loaded modules of which the guard knows that they dial beside it.
+    loaded modules that dial beside the guard, as far as it can tell.
     """
 
     floors: tuple[RuleSource, ...]
@@ -90,8 +128,9 @@ def install(floor: RuleSource, *, strict: bool = False) -> None:
     """From now on, whatever this process connects or sends to must pass ``floor`` and the context's rules.
 
     It cannot be undone. A second floor holds besides the first, so that an address must pass both; an
-    equal one changes nothing. ``strict`` refuses the import of :data:`CANNOT_SEE` with an ImportError
-    and stays on once it was on.
+    equal one changes nothing. ``strict`` refuses the import of :data:`CANNOT_SEE`, on Linux also of any
+    other extension module whose native code could dial, with an ImportError, and such libraries with the
+    OSError of ctypes. It stays on once it was on.
 
     Raises TypeError for what is no rules; ImportError where ``strict`` comes too late, with nothing
     installed; RuntimeError where another audit hook kept this one out.
@@ -99,9 +138,8 @@ def install(floor: RuleSource, *, strict: bool = False) -> None:
     checked(floor)
     with _installing:
         if strict:
-            for name in (*CANNOT_SEE, "oracledb.thick_impl"):
-                if sys.modules.get(name) is not None:
-                    raise ImportError(f"{_refusal(name)} It is loaded already: install the guard first.", name=name)
+            for name in (*_loaded(CANNOT_SEE), *_loaded(["oracledb.thick_impl"]), *_dialing()):
+                raise ImportError(f"{_refusal(name)} It is loaded already: install the guard first.", name=name)
         if floor not in floors:
             floors.append(floor)
         _guard.strict = _guard.strict or strict
@@ -111,7 +149,7 @@ def install(floor: RuleSource, *, strict: bool = False) -> None:
 
 def report() -> Report:
     """What was judged until now, and what is loaded that the guard cannot see."""
-    loaded = {name for name in (*CANNOT_SEE, *_REPORTED) if sys.modules.get(name) is not None}
+    loaded = {*_loaded(CANNOT_SEE), *_loaded(_REPORTED), *_dialing()}
     if _guard.strict:
         loaded.discard("oracledb.thick_impl")
     return Report(
@@ -124,6 +162,22 @@ def report() -> Report:
     )
 
 
+def _loaded(names: Iterable[str]) -> list[str]:
+    return [name for name in names if sys.modules.get(name) is not None]
+
+
+def _dialing() -> list[str]:
+    """The packages that stand in no table and have loaded native code that could dial, and libraries of ctypes."""
+    native = {*_guard.native}
+    libraries = [Path(file).name for file in [*_guard.libraries] if could_dial(file)]
+    for name, module in list(sys.modules.items()):
+        if issubclass(type(module), ModuleType):  # others only say so
+            file = ModuleType.__getattribute__(module, "__dict__").get("__file__")  # which loads no lazy module
+            if isinstance(file, str) and file.endswith(tuple(EXTENSION_SUFFIXES)):
+                native.add((name, file))
+    return libraries + [name.partition(".")[0] for name, file in native if not _row(name) and _may_dial(name, file)]
+
+
 def _reached(counter: count[int]) -> int:
     """The value of a counter, which no lock protects: a signal handler may dial while the lock is held."""
     return int(repr(counter)[6:-1])
@@ -132,7 +186,7 @@ def _reached(counter: count[int]) -> int:
 class _Bound(NamedTuple):
     """A socket that was bound to loopback at a port of the kernel's choice, and where that was done."""
 
-    listener: ref[socket.socket]
+    listener: ref[_Socket]
     frame: int
     code: CodeType
 
@@ -151,6 +205,8 @@ class _Guard:
         self.denied = count()
         self.wakeups = count()
         self.asking: set[int] = set()
+        self.native: set[tuple[str, str]] = set()
+        self.libraries: set[str] = set()
         self.thread = _Local()
         self.finder = _Finder(self)
 
@@ -161,9 +217,10 @@ class _Guard:
         """A connect, or a send to an address. ``address`` is what the program passed; C has read it already."""
         if not isinstance(address, tuple):  # none, where the socket is connected; a path, where it is a unix socket
             return
-        if not isinstance(sock, socket.SocketType) or _family(sock) not in _INET:
+        if not isinstance(sock, _Socket) or _family(sock) not in _INET:
             return
         next(self.judged)
+        address = (*_items(address),)
         if (bound := self.thread.bound) is not None:
             self.thread.bound = None
             if _is_wakeup(bound, sys._getframe(1).f_back, sock, address):
@@ -176,8 +233,9 @@ class _Guard:
             raise
 
     def _judge(self, host: Any, port: int, flow: int = 0, scope: int = 0) -> None:  # noqa: ARG002 - an IPv6 address
-        if not isinstance(host, str):
-            host = bytes(host).decode("ascii", "backslashreplace")
+        is_text = isinstance(host, str)
+        host = str.__str__(host) if is_text else bytes(host).decode("ascii", "backslashreplace")
+        if not is_text:
             is_address = False
         elif host == "<broadcast>":  # what Python calls it
             host, is_address = "255.255.255.255", True
@@ -206,23 +264,34 @@ class _Guard:
 
     def bind(self, sock: Any = None, address: Any = None, *_: object) -> None:
         """Remembers the last listener that this thread may be making for itself."""
-        if not isinstance(address, tuple) or not isinstance(sock, socket.socket):
+        if not isinstance(address, tuple) or not isinstance(sock, _Socket):
             return
-        if sock.family not in _INET or sock.type != socket.SOCK_STREAM:
+        if _family(sock) not in _INET or _type(sock) != socket.SOCK_STREAM:
             return
         self.thread.bound = None
         frame = sys._getframe(1).f_back
         if frame is not None and address[:2] in (("127.0.0.1", 0), ("::1", 0)):
-            self.thread.bound = _Bound(ref(sock), id(frame), frame.f_code)
+            try:
+                self.thread.bound = _Bound(ref(sock), id(frame), frame.f_code)
+            except TypeError:  # C's class itself, nobody's subclass, has no weak references
+                return
 
     def importing(self, name: str = "", filename: str | None = None, *_: object) -> None:
-        if filename is not None:  # code in C is being loaded, whoever found it
-            self.refuse(name)
+        if filename is not None:  # native code is being loaded, whoever found it
+            known = _row(name)
+            if self.strict and (known or _may_dial(name, filename)):
+                raise ImportError(_refusal(known or name), name=name)
+            self.native.add((name, filename))
         self.finder.stand_first()
 
-    def refuse(self, name: str) -> None:
-        if self.strict and (known := _row(name)):
-            raise ImportError(_refusal(known), name=name)
+    def opening(self, library: Any = None, *_: object) -> None:
+        """A library is being loaded by ctypes."""
+        if not isinstance(library, (str, bytes)) and not hasattr(library, "__fspath__"):  # none: the process itself
+            return
+        file: str = os.fsdecode(library)
+        if self.strict and could_dial(file):
+            raise OSError(_refusal(file))  # what ctypes raises too, so that who has another way takes it
+        self.libraries.add(file)
 
     def present(self) -> None:
         self.hooked = True
@@ -232,7 +301,7 @@ def _accept(rules: RulesInForce, host: str, port: int) -> None:
     judge(applying(rules, host, port), host, port, [host])
 
 
-def _is_wakeup(bound: _Bound, frame: FrameType | None, sock: socket.SocketType, address: Any) -> bool:
+def _is_wakeup(bound: _Bound, frame: FrameType | None, sock: _Socket, address: Any) -> bool:
     """Whether this connect makes a pair of sockets for a program's own use, as socketpair does on Windows.
 
     It does when the very call of a function that bound a listener to loopback, at a port that the kernel
@@ -244,9 +313,11 @@ def _is_wakeup(bound: _Bound, frame: FrameType | None, sock: socket.SocketType, 
         return False
     if bound.frame != id(frame) or bound.code is not frame.f_code:
         return False
+    if not any(each is listener for each in frame.f_locals.values()):  # a later call, with its frame in the same place
+        return False
     try:
         return (
-            sock.type == socket.SOCK_STREAM
+            _type(sock) == socket.SOCK_STREAM
             and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
             and listener.getsockname()[:2] == tuple(address[:2])
         )
@@ -276,6 +347,7 @@ def _hook_of(guard: _Guard) -> Callable[[str, tuple[Any, ...]], None]:
         "socket.sendmsg": guard.dial,
         "socket.bind": guard.bind,
         "import": guard.importing,
+        "ctypes.dlopen": guard.opening,
         _PRESENT: guard.present,
     }
 
@@ -287,9 +359,10 @@ def _hook_of(guard: _Guard) -> Callable[[str, tuple[Any, ...]], None]:
 
 
 def _carry_rules_into_threads() -> None:
-    """Threads and jobs of executors start with the rules of who started them, and with no others."""
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - it takes milliseconds to load
+    """Threads, jobs of executors and what is called after these have the rules of who asked for it, and no others."""
+    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 - it takes milliseconds to load
 
+    add_done_callback: Callable[..., None] = Future[Any].add_done_callback
     start = Thread.start
     submit: Callable[..., Any] = ThreadPoolExecutor.submit
 
@@ -319,6 +392,11 @@ def _carry_rules_into_threads() -> None:
     def submit_under_rules(self: ThreadPoolExecutor, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         return submit(self, _under, carried_rules.get(), fn, *args, **kwargs)
 
+    @wraps(add_done_callback)
+    def add_done_callback_under_rules(self: Future[Any], fn: Any) -> None:
+        add_done_callback(self, partial(_under, carried_rules.get(), fn))
+
+    Future.add_done_callback = add_done_callback_under_rules  # type: ignore[method-assign]
     Thread.start = start_under_rules  # type: ignore[method-assign]
     ThreadPoolExecutor.submit = submit_under_rules  # type: ignore[method-assign,assignment]
 
@@ -385,14 +463,22 @@ class _Refusing(Loader):
 def _row(name: str) -> str | None:
     """The row of :data:`CANNOT_SEE` to which a module belongs."""
     root = name.partition(".")[0]
+    root = _PART_OF.get(root, root)
     if root in CANNOT_SEE:
         return root
     return name if name in CANNOT_SEE else None
 
 
 def _refusal(name: str) -> str:
-    what, instead = CANNOT_SEE.get(name) or _REPORTED[name]
+    what, instead = CANNOT_SEE.get(name) or _REPORTED.get(name, _UNKNOWN)
     return f"netjail.guard refuses {name}: {what} dials where the guard cannot see it. Use {instead}."
+
+
+def _may_dial(name: str, file: str) -> bool:
+    """Whether an extension module that stands in no table can open connections from native code."""
+    if name.partition(".")[0] in sys.stdlib_module_names or f"{name}.".startswith(tuple(f"{of}." for of in _SEEN_TO)):
+        return False
+    return could_dial(file)
 
 
 def _close_uvloop(module: Any) -> None:
@@ -414,6 +500,7 @@ def _close_uvloop(module: Any) -> None:
 
     module.Loop.create_connection = create_connection
     module.Loop.create_datagram_endpoint = create_datagram_endpoint
+    module.loop.Loop = module.Loop  # its base, which is C and cannot be closed
 
 
 class _CountingDialer(AsyncDialer):

@@ -95,6 +95,8 @@ class Socket(socket.socket):
         if self.family not in _INET:
             raise DeniedError(str(address), 0, reason=f"a socket of {self.family!s} has no address to judge")
         host, port, *rest = address
+        if isinstance(host, (bytes, bytearray)):
+            host = host.decode("ascii")
         if host == "<broadcast>":  # what Python calls it
             host = "255.255.255.255"
         if rest[1:] and rest[1] and is_literal(host):

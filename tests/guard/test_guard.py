@@ -58,6 +58,88 @@ def test_a_host_name_is_refused_wherever_it_leads(host, trap):
     assert lines == ["denied"]
 
 
+COOPERATIVE = """
+import _socket, socket
+class Cooperative:  # no subclass of C's class, as gevent's and eventlet's are not
+    def __init__(self, *args):
+        self._sock = _socket.socket(*args)
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        self._sock.close()
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+socket.socket = socket.SocketType = Cooperative
+"""
+
+
+@pytest.mark.parametrize("when", ["before netjail was imported", "before the guard", "after the guard"])
+def test_sockets_that_were_patched_are_judged(when, site, trap, tmp_path):
+    install = "guard.install(Rules(allow=[GOOD]))\n"
+    (tmp_path / "sitecustomize.py").write_text(COOPERATIVE if "netjail" in when else "")
+    lines = run(
+        {"before the guard": COOPERATIVE}.get(when, "")
+        + install
+        + {"after the guard": COOPERATIVE}.get(when, "")
+        + """
+print(outcome(dial, GOOD, good), outcome(dial, BAD, bad))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    print(outcome(sock.sendto, b"x", (BAD, bad)))
+print(guard.report().judged)
+""",
+        path=[tmp_path],
+        good=site(GOOD).port,
+        bad=trap(BAD).port,
+    )
+    assert lines == ["ok denied", "denied", "3"]
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_real_patches_change_nothing(when, library, site, trap):
+    pytest.importorskip(library)
+    patch = {
+        "gevent": "import gevent.monkey; gevent.monkey.patch_all()\n",
+        # Its own lookups load dnspython, which loads trio, which cannot stand the patch.
+        "eventlet": "import os; os.environ['EVENTLET_NO_GREENDNS'] = 'yes'\nimport eventlet; eventlet.monkey_patch()\n",
+    }[library]
+    install = "guard.install(Rules(allow=[GOOD]))\n"
+    lines = run(
+        (patch + install if when == "before" else install + patch)
+        + """
+print(outcome(socket.create_connection, (GOOD, good)), outcome(socket.create_connection, (BAD, bad)))
+def job():
+    print(outcome(socket.create_connection, (GOOD, good)))
+with use_rules(Rules()):
+    thread = threading.Thread(target=job); thread.start(); thread.join()
+""",
+        good=site(GOOD).port,
+        bad=trap(BAD).port,
+    )
+    assert lines == ["ok denied", "denied"]
+
+
+def test_an_address_is_judged_as_c_reads_it_whatever_its_classes_say(site, trap):
+    good = site(GOOD)
+    lines = run_guarded(
+        """
+        class Pair(tuple):
+            __iter__ = lambda self: iter((GOOD, good))
+            __getitem__ = lambda self, index: (GOOD, good)[index]
+        class Text(str):
+            __str__ = __format__ = lambda self, spec="": GOOD
+            __eq__ = lambda self, other: True
+            __hash__ = str.__hash__
+        for address in (Pair((BAD, bad)), (Text(BAD), bad), (Text(GOOD), good)):
+            with socket.socket() as sock:
+                print(outcome(sock.connect, address))
+        """,
+        good=good.port,
+        bad=trap(BAD).port,
+    )
+    assert lines == ["denied", "denied", "ok"]
+
+
 def test_an_address_with_a_zone_is_refused():
     lines = run_guarded(
         """
@@ -293,6 +375,30 @@ def test_threads_and_jobs_carry_the_rules_of_who_started_them_and_only_them(site
     assert dict(zip(THREADS, zip(*[iter(lines)] * 3, strict=True), strict=True)) == dict.fromkeys(
         THREADS, tuple(expected)
     )
+
+
+def test_what_is_called_when_a_job_is_done_has_the_rules_of_who_asked_for_it(site):
+    """The worker that calls it was started under other rules."""
+    lines = run_guarded(
+        """
+        from concurrent.futures import Future, ThreadPoolExecutor
+        begin = threading.Event()
+        def then(future):
+            print(outcome(dial, GOOD, good), future is job)
+        with ThreadPoolExecutor(1) as pool:
+            with use_rules(Rules(allow=[GOOD])):
+                job = pool.submit(begin.wait)
+            with use_rules(Rules()):
+                job.add_done_callback(then)
+            job.add_done_callback(then)
+            begin.set()
+        with use_rules(Rules()):
+            job.add_done_callback(then)
+            print(outcome(dial, GOOD, good))
+        """,
+        good=site(GOOD).port,
+    )
+    assert lines == ["denied True", "ok True", "denied True", "denied"]
 
 
 def test_a_thread_is_left_as_it_was_and_starts_only_once():

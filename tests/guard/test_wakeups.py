@@ -81,6 +81,39 @@ def test_the_wake_up_pair_of_a_library_works_under_a_floor_that_accepts_nothing(
     assert lines == ["b'awake'", "denied"]
 
 
+def test_a_copy_of_the_module_socket_makes_pairs_too():
+    """eventlet makes its pair with one, whose class is not the socket.socket of everybody else."""
+    lines = run_guarded(
+        """
+        import importlib.util
+        spec = importlib.util.find_spec("socket")
+        sys.modules["socket"] = copy = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(copy)
+        sys.modules["socket"], socket = socket, copy
+        """
+        + PAIR.replace("\n", "\n        ")
+        + """
+        print(pair(), guard.report().wakeups)
+        """,
+        floor=[],
+    )
+    assert lines == ["b'awake' 1"]
+
+
+def test_a_socket_of_c_itself_may_bind_and_is_judged(trap):
+    lines = run_guarded(
+        """
+        import _socket
+        sock = _socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        print(outcome(sock.connect, ("127.0.0.1", bad)))
+        """,
+        floor=[],
+        bad=trap("127.0.0.1").port,
+    )
+    assert lines == ["denied"]
+
+
 SERVICES = {
     "a service of this process, from another function": """
 service = listening()
@@ -190,6 +223,29 @@ def recursive(target=None):
         except DeniedError:
             print("denied", end=" ")
 recursive()
+""",
+    "a function that is handed the listener": """
+def connects(listener):
+    try:
+        socket.socket().connect(listener.getsockname())
+    except DeniedError:
+        print("denied", reached(listener))
+connects(listening())
+""",
+    "a later call of the same function": """
+def listens_or_connects(target=None):
+    sock = socket.socket()
+    if target is None:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        return sock
+    sock.connect(target)
+service = listens_or_connects()
+address = service.getsockname()
+try:
+    listens_or_connects(address)
+except DeniedError:
+    print("denied", reached(service))
 """,
     "a client that binds itself first": """
 service = listening()

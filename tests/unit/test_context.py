@@ -131,7 +131,7 @@ def test_a_block_that_ends_in_another_context_is_an_error() -> None:
 
 def test_rules_are_an_object_that_can_be_hashed() -> None:
     class Unhashable:
-        __hash__ = None
+        __hash__: Any = None
 
         def rules_for(self, host: str, port: int) -> Rules:
             return A

@@ -245,7 +245,7 @@ def test_odd_spellings_are_judged_by_what_they_become(spelling: str, trap: Calla
         asyncio.run(open_connection(spelling, listener.port, rules=outside))
 
 
-@pytest.mark.parametrize("host", ["a" * 64 + ".test", "a\0b", "no-such-name.invalid", "b" * 300])
+@pytest.mark.parametrize("host", ["a" * 64 + ".test", "a\0b", "127.0.0.2\0.test", "no-such-name.invalid", "b" * 300])
 @pytest.mark.parametrize("timeout", [None, 10])
 def test_a_name_that_cannot_be_resolved_is_a_gaierror(host: str, timeout: float | None) -> None:
     with pytest.raises(socket.gaierror):

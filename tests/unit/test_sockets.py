@@ -124,6 +124,18 @@ def test_the_factory_is_called_like_the_standard_class() -> None:
         socket_factory("127.0.0.1")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_host_may_be_bytes_as_for_a_plain_socket(site: Make, trap: Make, kind: Callable[[bytes], Any]) -> None:
+    server: Site = site(GOOD)
+    for host in (GOOD, "good.test"):
+        with jailed()() as sock:
+            sock.connect((kind(host.encode()), server.port))
+            assert ask(sock) == b"HTTP/1.1 200"
+    for host in (BAD, "bad.test"):
+        with jailed()() as sock, pytest.raises(DeniedError):
+            sock.connect((kind(host.encode()), trap(BAD).port))
+
+
 def test_a_name_with_addresses_of_both_families_gives_the_first_of_the_sockets_own(site: Make) -> None:
     server: Site = site(GOOD)
     names = Names({"both.test": ["::1", BAD, GOOD]})
