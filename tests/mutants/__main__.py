@@ -31,6 +31,7 @@ TESTS = {
     "_resolver.py": ["tests/unit"],
     "_rules.py": ["tests/unit/test_rules.py", "tests/unit", "tests/vectors"],
     "guard.py": ["tests/guard/test_guard.py", "tests/guard/test_wakeups.py", "tests/guard/test_strict.py"],
+    "_elf.py": ["tests/guard/test_strict.py"],
     "loop.py": ["tests/guard/test_loop.py"],
     "_httpcore.py": ["tests/clients/test_httpx.py"],
 }

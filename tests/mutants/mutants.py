@@ -17,7 +17,7 @@ class Mutant(NamedTuple):
 
 ADDRESSES, RULES, BOUNDARIES = "_addresses.py", "_rules.py", "_boundaries.py"
 DIALER, RACE, CONTEXT, POOLS, ERRORS = "_dialer.py", "_race.py", "_context.py", "_pools.py", "_errors.py"
-RESOLVER, GUARD, LOOP = "_resolver.py", "guard.py", "loop.py"
+RESOLVER, GUARD, ELF, LOOP = "_resolver.py", "guard.py", "_elf.py", "loop.py"
 HTTPCORE, URLLIB3, REQUESTS = "clients/_httpcore.py", "clients/urllib3.py", "clients/requests.py"
 AIOHTTP, URLLIB, DNS = "clients/aiohttp.py", "clients/urllib.py", "clients/dnspython.py"
 
@@ -96,7 +96,7 @@ MUTANTS = [
     Mutant(
         "a bare string is a list",
         RULES,
-        'if isinstance(entries, str | bytes) or not hasattr(entries, "__iter__"):',
+        'if isinstance(entries, str | bytes | IPv4Network | IPv6Network) or not hasattr(entries, "__iter__"):',
         'if not hasattr(entries, "__iter__"):',
     ),
     Mutant(
@@ -143,7 +143,12 @@ MUTANTS = [
         "return (*rules, *floors) if floors and rules else rules",
         "return (*rules, *floors)",
     ),
-    Mutant("rules are not restored", CONTEXT, "        carried_rules.reset(token)\n", ""),
+    Mutant(
+        "rules are not restored",
+        CONTEXT,
+        "            carried_rules.reset(token)\n        except ValueError:  # that",
+        "            pass\n        except ValueError:  # that",
+    ),
     # Dialing.
     Mutant(
         "no rules are all rules",
@@ -223,6 +228,12 @@ MUTANTS = [
         DIALER,
         "                sock.connect(accepted[0])\n            except BaseException:\n                sock.close()\n",
         "                sock.connect(accepted[0])\n            except BaseException:\n",
+    ),
+    Mutant(
+        "what a str says of itself is dialled",
+        DIALER,
+        "return str.__str__(address) if isinstance(address, str) else str(address)",
+        "return str(address)",
     ),
     Mutant("a literal's family is no matter", DIALER, 'if (":" in each[0]) == (family == socket.AF_INET6)', "if True"),
     Mutant("a mapped address is not of IPv4's family", DIALER, "(unmapped(ip), port)", "(ip, port)"),
@@ -321,6 +332,13 @@ MUTANTS = [
         "        transport = self._transports.get(in_force(self._given))\n        if self._orphans.pools:",
         "        transport = self._transports.get(())\n        if self._orphans.pools:",
     ),
+    Mutant("httpx: new= may have a proxy", HTTPCORE, 'if getattr(pool, "_proxy", None) is not None:', "if False:"),
+    Mutant(
+        "urllib3: a pool kept by hand serves anybody",
+        URLLIB3,
+        "if in_force(dialer._rules) != dialer.rules_in_force():",
+        "if False:",
+    ),
     Mutant("urllib3: one pool for all rules", URLLIB3, "key: Any = (dialer, pool_key)", "key: Any = (None, pool_key)"),
     Mutant(
         "urllib3: proxies pass",
@@ -378,6 +396,24 @@ MUTANTS = [
         GUARD,
         "if bound.frame != id(frame) or bound.code is not frame.f_code:",
         "if False:",
+    ),
+    Mutant(
+        "guard: a patched socket is not judged", GUARD, "_Socket = _socket.socket  #", "_Socket = socket.SocketType  #"
+    ),
+    Mutant("guard: strict goes by names alone", GUARD, "known or _may_dial(name, filename)", "known"),
+    Mutant("guard: ctypes opens anything", GUARD, "if self.strict and could_dial(file):", "if False:"),
+    Mutant("guard: what a library needs is not read", ELF, "to_read += [", "_ = ["),
+    Mutant(
+        "guard: a callback has the worker's rules",
+        GUARD,
+        "add_done_callback(self, partial(_under, carried_rules.get(), fn))",
+        "add_done_callback(self, fn)",
+    ),
+    Mutant(
+        "guard: a later call makes a wake-up",
+        GUARD,
+        "if not any(each is listener for",
+        "if False and any(each is listener for",
     ),
     Mutant("guard: sends are not judged", GUARD, '"socket.sendto": guard.dial,', '"socket.sendto": lambda *_: None,'),
     Mutant(
