@@ -242,6 +242,7 @@ def test_a_mixed_answer_can_be_refused(aws: Aws, trap: Make) -> None:
 def test_a_session_needs_nothing_of_boto3(aws: Aws) -> None:
     client = Session(GOOD, resolver=Names()).create_client("s3", endpoint_url=aws.url("good.test"), **KEYS)
     assert buckets(client) == ["one"]
+    assert Session(GOOD, None, None, True, "one").profile == "one"  # in the plain one's order
 
 
 def test_a_resource_and_the_default_session_are_judged_too(

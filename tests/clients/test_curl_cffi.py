@@ -313,6 +313,25 @@ def test_a_websocket_is_judged(trap: Make) -> None:
 
 
 @pytest.mark.anyio
+async def test_rules_that_accept_nothing_have_no_name_looked_up() -> None:
+    """A lookup that failed would be another error."""
+    url = "https://nowhere.invalid/path"
+    for rules in (None, Rules()):
+        with Session(rules, retry=2) as client:
+            for ask in (client.get, client.ws_connect, lambda url, made=client: made.get(url, stream=True)):
+                with pytest.raises(DeniedError) as caught:
+                    ask(url)
+                assert (caught.value.host, caught.value.port) == ("nowhere.invalid", 443)
+            with pytest.raises(DeniedError, match=r"'nowhere\.invalid' port 8080:"):
+                client.get("user:secret@nowhere.invalid:8080")
+        async with AsyncSession(rules, max_clients=1, retry=2) as aclient:
+            for method, options in (("get", {}), ("get", {"stream": True}), ("ws_connect", {})) * 2:
+                with pytest.raises(DeniedError) as caught:
+                    await getattr(aclient, method)(url, **options)
+                assert (caught.value.host, caught.value.port) == ("nowhere.invalid", 443)
+
+
+@pytest.mark.anyio
 @proves("curl_cffi, async", "allowed", "denied", "literal", "announced")
 async def test_async_fetches_what_the_rules_accept_and_dials_nothing_else(site: Make, trap: Make) -> None:
     server = site(GOOD)
@@ -407,6 +426,7 @@ async def test_async_a_cancelled_request_leaves_nothing(site: Make) -> None:
 async def test_an_async_websocket_is_judged(trap: Make) -> None:
     forbidden = trap(BAD)
     async with asession(forbidden.port) as client:
-        with pytest.raises(exceptions.RequestException) as caught:
-            await client.ws_connect(f"ws://{BAD}:{forbidden.port}/")
-        assert netjail.find_denied(caught.value)
+        for host in (BAD, "localhost"):
+            with pytest.raises(DeniedError) as caught:
+                await client.ws_connect(f"ws://{host}:{forbidden.port}/")
+            assert (caught.value.host, caught.value.port) == (host, forbidden.port)

@@ -101,6 +101,8 @@ def test_the_constructor_connects_as_the_plain_one_does(trap: Make) -> None:
     with pytest.raises(DeniedError) as caught:
         FTP(RULES, "bad.test", USER, PASSWORD, timeout=5, encoding="utf-8", resolver=Names())
     assert caught.value.port == ftplib.FTP_PORT
+    made: Any = FTP(RULES, "", "", "", "", 7, (GOOD, 0))  # in the plain one's order
+    assert (made.timeout, made.source_address) == (7, (GOOD, 0))
 
 
 def test_without_rules_everything_is_denied_and_the_context_gives_some(server: Daemon) -> None:

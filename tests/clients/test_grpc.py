@@ -76,7 +76,14 @@ def channel(target: str, rules: Rules | None = RULES, options: Any = None, **mor
 @proves("grpcio", "allowed", "denied", "literal")
 def test_what_the_rules_accept_is_called_and_nothing_else_is_dialled(plain: int, trap: Make) -> None:
     forbidden = trap(BAD, port=plain)
-    targets = ("good.test:{}", GOOD + ":{}", "dns:good.test:{}", "dns:///good.test:{}", "ipv4:" + GOOD + ":{}")
+    targets = (
+        "good.test:{}",
+        GOOD + ":{}",
+        "dns:good.test:{}",
+        "dns:///good.test:{}",
+        "ipv4:" + GOOD + ":{}",
+        "ipv4:///" + GOOD + ":{}",
+    )
     for target in targets:
         with channel(target.format(plain)) as made:
             assert call(made).startswith(b"hello from ipv4:127.0.0.1:")
@@ -100,13 +107,19 @@ def test_a_name_with_one_denied_address_reaches_the_other_unless_mixed_says_no(p
         channel(f"mixed.test:{plain}", mixed="refuse")
 
 
-def test_of_addresses_of_both_families_those_of_the_first_ones_are_dialled(plain: int) -> None:
-    for answer, family in ([GOOD, "2001:db8::1"], "ipv4"), (["2001:db8::1", GOOD, "2001:db8::2"], "ipv6"):
+def test_a_name_with_addresses_of_both_families_is_dialled_at_all_of_them(plain: int) -> None:
+    for answer, target in (
+        ([GOOD, "2001:db8::1"], f"ipv6:[::ffff:{GOOD}]:{plain},[2001:db8::1]:{plain}"),
+        (["2001:db8::1", GOOD], f"ipv6:[2001:db8::1]:{plain},[::ffff:{GOOD}]:{plain}"),
+        (["2001:db8::1", "2001:db8::2"], f"ipv6:[2001:db8::1]:{plain},[2001:db8::2]:{plain}"),
+    ):
         rules, names = Rules(allow=[GOOD, "2001:db8::/32"]), Names({"two.test": answer})
         bound = _Bound(Dialer(rules, resolver=names), f"two.test:{plain}", None)
         bound.look_up(None)
-        expected = {"ipv4": f"ipv4:{GOOD}:{plain}", "ipv6": f"ipv6:[2001:db8::1]:{plain},[2001:db8::2]:{plain}"}
-        assert bound.target == expected[family]
+        assert bound.target == target
+    names = Names({"two.test": ["::1", GOOD]})
+    with insecure_channel(f"two.test:{plain}", rules=Rules(allow=[GOOD, "::1"]), resolver=names) as made:
+        assert call(made).startswith(b"hello")
 
 
 def test_a_denial_is_both_libraries_own_error(trap: Make) -> None:
@@ -209,12 +222,32 @@ def test_a_target_that_is_no_name_and_no_address_is_refused(target: str) -> None
         ("grpc.service_config_disable_resolution", 0),
         ("grpc.use_local_subchannel_pool", 0),
         ("grpc.service_config", '{"loadBalancingConfig": [{"rls_experimental": {}}]}'),
+        ("grpc.service_config", '{"loadBalancingConfig": [{"\\u0072ls_experimental": {}}]}'),
+        ("grpc.service_config", b'{"loadBalancingPolicy": "GRPCLB"}'),
         ("grpc.lb_policy_name", "grpclb"),
+        ("grpc.lb_policy_name", b"grpclb"),
+        ("grpc.address_http_proxy", f"{BAD}:3128"),
+        ("grpc.address_http_proxy_enabled_addresses", "127.0.0.0/8"),
+        ("grpc.http_connect_server", f"{BAD}:3128"),
+        ("grpc.internal.tcp_handshaker_resolved_address", f"ipv4:{BAD}:1"),
+        (b"grpc.http_proxy", f"http://{BAD}:3128"),
     ],
 )
 def test_an_option_that_would_have_the_core_dial_something_else_is_refused(option: Any) -> None:
-    with pytest.raises(ValueError):
-        channel("good.test:1", options=[option])
+    for options in ([option], [option, (option[0], "")], [(option[0], ""), option]):
+        with pytest.raises(ValueError):
+            channel("good.test:1", options=options)
+
+
+def test_a_service_config_may_name_what_it_likes(plain: int) -> None:
+    config = '{"methodConfig": [{"name": [{"service": "urls.xds"}], "timeout": "3s"}]}'
+    with channel(f"good.test:{plain}", options=[("grpc.service_config", config)]) as made:
+        assert call(made).startswith(b"hello")
+
+
+def test_options_may_come_once() -> None:
+    given: Any = iter([("grpc.max_metadata_size", 9)])
+    assert ("grpc.max_metadata_size", 9) in _Bound(Dialer(RULES), "good.test:1", given).options
 
 
 @proves("grpcio", "refused")
@@ -238,6 +271,8 @@ def test_no_proxy_of_the_environment_is_used(plain: int, trap: Make, monkeypatch
     proxy = trap(GOOD)
     for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://{GOOD}:{proxy.port}")
+    monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY", f"{GOOD}:{proxy.port}")
+    monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES", "127.0.0.0/8")
     with channel(f"good.test:{plain}") as made:
         assert call(made)
 

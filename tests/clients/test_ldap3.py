@@ -106,6 +106,12 @@ def test_what_would_dial_by_itself_is_refused() -> None:
         Server(RULES, "ldapi:///var/run/slapd/ldapi")
     with pytest.raises(ValueError, match="referrals"):
         Server(RULES, "good.test", allowed_referral_hosts=[("*", True)])
+    made = Server(RULES, "good.test", 389, False, None, ldap3.NONE, None, None, 7, ldap3.IP_V4_ONLY)
+    assert (made.get_info, made.connect_timeout, made.mode) == (ldap3.NONE, 7, ldap3.IP_V4_ONLY)
+    with pytest.raises(ValueError, match="referrals"):
+        made.allowed_referral_hosts = [("*", True)]
+    made.allowed_referral_hosts.append(("*", True))
+    assert made.allowed_referral_hosts == []
 
 
 def follow(connected: Any, made: Callable[[dict[str, Any]], Server]) -> str:

@@ -9,6 +9,7 @@ import poplib
 import smtplib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -226,6 +227,22 @@ def test_what_goes_over_to_tls_is_checked_by_default_too(servers: mail.Ports) ->
         client.close()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the plain clients have lost these arguments")
+def test_positional_arguments_are_in_the_plain_order_and_tls_is_checked_with_them_too(
+    servers: mail.Ports, client_tls: ssl.SSLContext, pem: Make
+) -> None:
+    given: dict[str, Any] = {"rules": RULES, "resolver": Names()}
+    post(jailed_smtplib.SMTP_SSL("good.test", servers.smtps, "me.test", None, None, 5, None, client_tls, **given))
+    fetch(jailed_imaplib.IMAP4_SSL("good.test", servers.imaps, None, None, client_tls, 5, **given))
+    retrieve(jailed_poplib.POP3_SSL("good.test", servers.pops, None, None, 5, client_tls, **given))
+    files = pem("me.test")
+    client: Any = jailed_smtplib.SMTP("good.test", servers.smtp, "me.test", **given)
+    with closing(client), pytest.raises(ssl.SSLCertVerificationError):
+        client.starttls(str(files.key), str(files.cert))
+    with pytest.raises(TypeError, match="multiple values"):
+        jailed_smtplib.SMTP_SSL("good.test", host="good.test", **given)
+
+
 def test_a_client_that_connects_later_checks_the_name_that_connect_was_given(
     servers: mail.Ports, client_tls: ssl.SSLContext
 ) -> None:
@@ -366,10 +383,12 @@ def test_the_source_address_is_used(servers: mail.Ports) -> None:
         assert client.sock.getsockname()[0] == "127.0.0.1"
 
 
-def test_imap_without_a_host_is_localhost(trap: Make) -> None:
+def test_imap_without_a_host_is_localhost(trap: Make, servers: mail.Ports) -> None:
     with pytest.raises(jailed_imaplib.DeniedError) as caught:
         jailed_imaplib.IMAP4(port=trap("127.0.0.1").port, rules=RULES, resolver=Names({"localhost": ["127.0.0.1"]}))
     assert caught.value.host == "localhost"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        jailed_imaplib.IMAP4_SSL(port=servers.imaps, rules=RULES, resolver=Names({"localhost": [GOOD]}))
 
 
 @pytest.mark.proves("smtplib", "refused")

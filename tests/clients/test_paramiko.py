@@ -103,6 +103,17 @@ def test_a_proxy_command_is_refused() -> None:
         ssh.connect("good.test", sock=command, **LOGIN)
 
 
+@pytest.mark.proves(NAME, "refused")
+def test_an_address_in_the_place_of_a_socket_is_refused(trap: Make) -> None:
+    """paramiko would dial it."""
+    forbidden = trap(BAD)
+    for target in ((BAD, forbidden.port), f"{BAD}:{forbidden.port}"):
+        sock: Any = target
+        with SSHClient(RULES) as ssh, pytest.raises(ValueError, match="unjudged"):
+            ssh.connect("good.test", sock=sock, **LOGIN)
+    assert not forbidden.accepted
+
+
 def test_a_connection_goes_on_through_a_jump_host_that_was_judged(server: Sshd) -> None:
     """What the jump host connects to is its own to say."""
     with client(server, "good.test") as jump, client(server, "inner.test") as ssh:

@@ -139,8 +139,27 @@ def test_the_rules_are_those_given_and_those_of_the_context_of_each_perform(site
 def test_rules_that_accept_nothing_have_no_name_looked_up() -> None:
     curl = Curl(Rules())
     curl.setopt(pycurl.URL, "http://no-such-name.test/")
-    with closing(curl), pytest.raises(DeniedError, match=r"'no-such-name.test' port 0"):
+    with closing(curl), pytest.raises(DeniedError, match=r"'no-such-name.test' port 80:"):
         curl.perform()
+    curl = Curl(Rules())
+    curl.setopt_string(pycurl.URL, "https://no-such-name.test/")
+    with closing(curl), pytest.raises(DeniedError, match=r"'no-such-name.test' port 443:"):
+        curl.perform()
+
+
+def test_what_is_no_rule_set_is_asked_about_addresses_and_not_about_names(site: Make) -> None:
+    asked: list[str] = []
+
+    class ByAddress:
+        def rules_for(self, host: str, port: int) -> Rules:
+            asked.append(host)
+            return RULES if host == GOOD else Rules()
+
+    server = site(GOOD)
+    rules: Any = ByAddress()
+    with closing(handle(server.port, rules)) as curl:
+        assert get(curl, server.url(host="good.test")) == b"hello"
+    assert asked == [GOOD]
 
 
 @proves("pycurl", "pools")

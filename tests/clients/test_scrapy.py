@@ -123,6 +123,7 @@ def crawls(servers: Servers, pem: Make) -> Crawls:
     if not hasattr(default_settings, "DOWNLOAD_VERIFY_CERTIFICATES"):
         verified = {"DOWNLOADER_CLIENTCONTEXTFACTORY": f"{CONTEXTS}.BrowserLikeContextFactory"}
     done.add("verified", *(servers.secure.url(host=f"{each}.test") for each in ("good", "wrong")), settings=verified)
+    done.add("mixed", site.url(host="mixed.test"), settings={"NETJAIL_MIXED": "refuse"})
     done.add("without", untouched.url(), settings={"NETJAIL_RULES": None})
     done.add("proxy", untouched.url(), meta={"proxy": proxy})
     done.add("environment", untouched.url(), settings={"HTTPPROXY_ENABLED": True})
@@ -163,6 +164,10 @@ def test_where_scrapy_verifies_certificates_it_is_the_name_that_is_checked(crawl
 @proves("Scrapy", "refused")
 def test_without_rules_everything_is_denied(crawls: Crawls) -> None:
     assert crawls["without"] == ["denied 0"]
+
+
+def test_a_mixed_answer_can_be_refused(crawls: Crawls) -> None:
+    assert crawls["mixed"] == ["denied 0"]
 
 
 @proves("Scrapy", "refused")

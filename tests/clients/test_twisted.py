@@ -46,8 +46,8 @@ class Names:
 
 release = threading.Event()
 
-def agent(rules=None, **options):
-    return Agent(reactor, rules, resolver=Names(), **options)
+def agent(rules=None, *in_order, **options):
+    return Agent(reactor, rules, *in_order, resolver=Names(), **options)
 
 @inlineCallbacks
 def get(agent, url, show=str):
@@ -205,7 +205,7 @@ def test_tls_checks_the_name(lines: Worker, site: Make, trap: Make, server_tls: 
 with open(ca, "rb") as file:
     policy = BrowserLikePolicyForHTTPS(ssl.Certificate.loadPEM(file.read()))
 for url in urls:
-    yield get(agent(RULES, contextFactory=policy), url)
+    yield get(agent(RULES, policy), url)
 """,
         ca=str(pem("good.test").ca),
         urls=[server.url(host=host) for host in ("good.test", "wrong.test", "bad.test")],

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import websocket
@@ -173,6 +174,14 @@ def test_a_redirect_to_what_is_no_websocket_fails(echo: Echo, to: str) -> None:
         by_function(echo.uri(f"/redirect?to={to}"))
 
 
+@each()
+@pytest.mark.parametrize("url", ["nowhere", "http://good.test/", "ws:///", "wss://"])
+def test_what_is_no_url_of_a_websocket_is_a_value_error_as_ever(said: Make, url: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        said(url)
+    assert not isinstance(caught.value, websocket.WebSocketException)
+
+
 def test_a_redirect_limit_holds(echo: Echo, other: Echo) -> None:
     twice = echo.uri(f"/redirect?to={echo.uri('/redirect%3Fto=' + other.uri())}")
     assert by_function(twice, redirect_limit=2) == "hello"
@@ -234,6 +243,15 @@ def test_a_class_of_ones_own_is_made(echo: Echo) -> None:
     ws.close()
 
 
+def test_positional_arguments_come_after_the_rules_in_the_plain_order() -> None:
+    def mask(_: int) -> bytes:
+        return b"1234"
+
+    made = jailed.WebSocket(GOOD, mask, [(1, 2, 3)], {"cert_reqs": ssl.CERT_NONE}, True)
+    assert made.get_mask_key is mask
+    assert (made.sock_opt.sockopt, made.sock_opt.sslopt) == ([(1, 2, 3)], {"cert_reqs": ssl.CERT_NONE})
+
+
 def test_a_name_that_does_not_resolve_is_websocket_clients_own_error() -> None:
     with pytest.raises(websocket.WebSocketAddressException):
         by_function("ws://unknown.test/")
@@ -265,6 +283,37 @@ def test_a_connect_of_ones_own_gets_what_was_accepted(echo: Echo) -> None:
     for said in (by_function, by_class, by_app):
         assert said(echo.uri(host="good.test"), connect=note) == "hello"
     assert dialled == [(("127.0.0.2", echo.port), None)] * 3
+
+
+def test_what_is_put_in_the_place_of_an_apps_websocket_stays_what_it_is(echo: Echo) -> None:
+    class Double:
+        """A test double."""
+
+    app = jailed.WebSocketApp(echo.uri(), rules=GOOD)
+    for made in (Double(), Mock(spec=websocket.WebSocket), jailed.WebSocket(GOOD), None):
+        before = vars(made).copy() if made else None
+        app.sock = made
+        assert app.sock is made
+        assert (vars(made) if made else None) == before
+    app.sock = plain = websocket.WebSocket()
+    assert type(plain) is websocket.WebSocket
+
+
+@pytest.mark.proves("websocket-client, app", "denied")
+def test_what_connects_a_websocket_of_an_apps_is_judged(echo: Echo, trap: Make) -> None:
+    """Also when a callback connects it again, and with a proxy or a socket that came in by position."""
+    listener = trap("127.0.0.3")
+    app = jailed.WebSocketApp(echo.uri(), rules=GOOD, resolver=Names())
+    app.sock = websocket.WebSocket()
+    with pytest.raises(DeniedError):
+        app.sock.connect(f"ws://bad.test:{listener.port}/")
+    with pytest.raises(ValueError, match="http_proxy_host="):
+        app.sock.connect(echo.uri(), http_proxy_host="127.0.0.3", http_proxy_port=listener.port)
+    app.sock = None
+    told: list[Any] = []
+    app.on_error = lambda _, error: told.append(error)
+    app.run_forever(None, None, 0, None, "", "127.0.0.3", listener.port, reconnect=1)
+    assert [type(error) for error in told] == [ValueError]
 
 
 @pytest.mark.proves("websocket-client, app", "denied")

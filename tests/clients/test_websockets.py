@@ -182,6 +182,36 @@ def test_what_would_dial_past_the_rules_is_refused(said: Make, option: dict[str,
         said("ws://127.0.0.2:1/", **option)
 
 
+@both("refused")
+def test_what_is_changed_on_a_connector_dials_nothing_unjudged(echo: Echo, trap: Make, said: Make) -> None:
+    bad = trap("127.0.0.3")
+    if said is said_sync:
+        if not SEVENTEEN:
+            pytest.skip("it has no connector")
+        reconnect = jailed.sync_reconnect(echo.uri(), rules=GOOD)
+        with pytest.raises(ValueError, match="sock="):
+            reconnect.sock = object()
+        reconnect.proxy = bad.url()
+        with reconnect as ws:
+            ws.send("hello")
+        return
+
+    async def main() -> None:
+        connector: Any = jailed.connect(echo.uri(), rules=GOOD)
+        connector.proxy = bad.url()
+        async with connector:
+            pass
+        connector.uri = f"ws://127.0.0.3:{bad.port}/"
+        with pytest.raises(DeniedError):
+            await connector
+
+    asyncio.run(main())
+
+
+def test_the_options_of_happy_eyeballs_change_nothing(echo: Echo) -> None:
+    assert said_async(echo.uri(host="mixed.test"), happy_eyeballs_delay=0.1, interleave=1) == "hello"
+
+
 @both()
 def test_proxy_none_is_what_it_is_in_websockets(echo: Echo, said: Make) -> None:
     assert said(echo.uri(), proxy=None) == "hello"

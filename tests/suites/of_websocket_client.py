@@ -41,10 +41,6 @@ def serve() -> Iterator[tuple[str, ...]]:
         yield (f"--environ=LOCAL_WS_SERVER_PORT={echo.port}",)
 
 
-def of_app(test: str) -> str:
-    return f"websocket/tests/test_app.py::{test}"
-
-
 SUITE = Suite(
     "websocket-client",
     "1.9.2",
@@ -58,20 +54,6 @@ SUITE = Suite(
         "calls the plain dialing function": ("websocket/tests/test_http.py::HttpTest::test_connect",),
     },
     differs={
-        "puts what is no WebSocket in the place of an app's, where ours changes its class": (
-            of_app("WebSocketAppTest::test_close_exception_legacy_path_has_no_frame"),
-            of_app("WebSocketAppTest::test_close_frame_triggers_closed_logic"),
-            of_app("WebSocketAppTest::test_closed_string_argument_converted_to_exception"),
-            of_app("WebSocketAppTest::test_custom_dispatcher_close_exception"),
-            of_app("WebSocketAppUnitTests::test_client_initiated_close_captures_peer_close_frame"),
-            of_app("WebSocketAppUnitTests::test_close_captures_frame_when_teardown_clears_socket"),
-            of_app("WebSocketAppUnitTests::test_run_forever_rejects_when_socket_already_open"),
-            of_app("WebSocketAppUnitTests::test_send_helpers_raise_when_socket_inactive"),
-        ),
-        "has a URL that is none, of which ours says so by a WebSocketException": (
-            "websocket/tests/test_websocket.py::HandshakeTest::test_bad_urls",
-            "websocket/tests/test_websocket.py::HandshakeTest::test_ipv6",
-        ),
         "has the plain dialing function replaced, which ours does not call": tuple(
             f"websocket/tests/test_websocket.py::WebSocketCoreUnitTests::{test}"
             for test in (

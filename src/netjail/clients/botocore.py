@@ -102,14 +102,14 @@ class Session(botocore.session.Session):
     def __init__(
         self,
         rules: RuleSource | None = None,
-        *,
+        *plain: Any,
         resolver: Resolver | None = None,
         connect: Connect | None = None,
         mixed: Mixed = "skip",
         **options: Any,
     ) -> None:
         self._netjail: Any = rules, {"resolver": resolver, "connect": connect, "mixed": mixed}
-        super().__init__(**options)
+        super().__init__(*plain, **options)
 
     def create_client(self, *args: Any, **options: Any) -> Any:
         """A client under the rules."""

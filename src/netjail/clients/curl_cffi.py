@@ -20,8 +20,9 @@ from curl_cffi import CurlInfo, CurlOpt, ffi, lib
 from curl_cffi.requests import exceptions
 
 from .. import _errors
-from .._dialer import Dialer, applying, judge
+from .._dialer import Dialer, applying, judge, query_family
 from .._pools import Pools
+from .._rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,7 @@ _REFUSED = {
     20163: "OPENSOCKETFUNCTION: it is where netjail judges",
 }
 _OPENSOCKETFUNCTION, _PROTOCOLS_STR, _COULDNT_CONNECT = 20163, CurlOpt.PROTOCOLS_STR, 7
+_PORTS = {"https": 443, "wss": 443}
 _NOT_TAKEN = {
     "proxy": "a proxy would dial the target itself, outside the rules",
     "proxies": "a proxy would dial the target itself, outside the rules",
@@ -109,6 +111,7 @@ class _Curl(curl_cffi.Curl):
     """A handle that an opener judges for, whatever a session sets on it."""
 
     opener: _Opener
+    asked = ""
 
     def hold(self) -> None:
         self._check_error(_lib._curl_easy_setopt(self._curl, _OPENSOCKETFUNCTION, self.opener.pointer), "be judged")
@@ -116,6 +119,8 @@ class _Curl(curl_cffi.Curl):
         super().setopt(_PROTOCOLS_STR, b"http,https,ws,wss")
 
     def setopt(self, option: Any, value: Any) -> int:
+        if option == CurlOpt.URL:
+            self.asked = value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
         if int(option) not in _REFUSED:
             return super().setopt(option, value)
         if option == CurlOpt.PROXY and value in (None, "", b""):
@@ -128,8 +133,31 @@ class _Curl(curl_cffi.Curl):
         if self._curl:
             self.hold()
 
+    def refusal(self) -> DeniedError | None:
+        """The denial where the rules accept no address at all: libcurl would look the name up first."""
+        try:
+            url = urlsplit(self.asked if "//" in self.asked else f"//{self.asked}")
+            host, port = url.hostname or "", url.port or _PORTS.get(url.scheme, 80)
+        except ValueError:  # libcurl would say what is wrong with it
+            host, port = "", 0
+        try:
+            known = [each for each in self.opener.in_force if isinstance(each, Rules)]  # others are asked of addresses
+            query_family(known if self.opener.in_force else applying((), host, port), host, port)
+        except _errors.DeniedError as denied:
+            if "//" not in self.asked:  # a session asks for the effective URL, which there is none of without a scheme
+                super().setopt(CurlOpt.URL, f"http://{self.asked}".encode())
+            return DeniedError.of(denied)
+        return None
+
+    def perform(self, *args: Any, **options: Any) -> None:
+        if (denied := self.refusal()) is not None:
+            raise denied
+        super().perform(*args, **options)
+
     def duphandle(self) -> curl_cffi.Curl:
-        return _adopted(super().duphandle(), self.opener.in_force)
+        twin = _adopted(super().duphandle(), self.opener.in_force)
+        twin.asked = self.asked
+        return twin
 
     def _get_error(self, errcode: int, *args: Any) -> Any:
         denied = self.opener.denial
@@ -297,7 +325,11 @@ class _Multis:
             closing.add_done_callback(self._closing.discard)
 
     def add_handle(self, handle: Any) -> Any:
-        return self._of(handle).add_handle(handle)
+        if (denied := handle.refusal()) is None:
+            return self._of(handle).add_handle(handle)
+        refused = self._session.loop.create_future()
+        refused.set_exception(denied)
+        return refused
 
     def remove_handle(self, handle: Any) -> None:
         multi = self._made.get(handle.opener.in_force)

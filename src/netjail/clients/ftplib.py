@@ -90,14 +90,14 @@ class FTP(_Dialled):
         user: str = "",
         passwd: str = "",
         acct: str = "",
-        *,
+        *plain: Any,
         resolver: Resolver | None = None,
         connect: Connect | None = None,
         mixed: Mixed = "skip",
         **options: Any,
     ) -> None:
         self._dialer = Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
-        super().__init__(host, user, passwd, acct, **options)
+        super().__init__(host, user, passwd, acct, *plain, **options)
 
 
 class FTP_TLS(ftplib.FTP_TLS, _Dialled):  # noqa: N801 - ftplib's name

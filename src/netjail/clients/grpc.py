@@ -5,7 +5,8 @@ This module knows gRPC's targets and channel arguments, and which of them would 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -14,7 +15,7 @@ from .. import _errors
 from .._dialer import AsyncDialer, Dialer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .._dialer import Mixed, SocketAddress
     from .._resolver import AsyncResolver, Resolver
@@ -36,12 +37,14 @@ _ELSEWHERE = {
     "http",
     "https",
 }
-_HELD = {
+_HELD: dict[str, Any] = {
     "grpc.enable_http_proxy": 0,
+    "grpc.address_http_proxy_enabled_addresses": "",  # else those of the environment, which the line above leaves on
     "grpc.service_config_disable_resolution": 1,
     "grpc.use_local_subchannel_pool": 1,  # else channels share connections, whatever rules they were made under
 }
-_POLICIES_THAT_DIAL = ("rls", "xds", "grpclb")
+_ARGUMENTS_THAT_DIAL = ("grpc.http_proxy", "grpc.address_http_proxy", "grpc.http_connect_server", "grpc.internal.")
+_POLICIES_THAT_DIAL = ("rls", "xds", "cds", "grpclb")
 _CREDENTIALS_THAT_DIAL = ("ALTS", "ComputeEngine", "XDS")
 
 
@@ -165,7 +168,7 @@ class _Bound:
         self._pinned = dialer.pinned(self._rules)
         self._asked, authority = _asked(target)
         _check_credentials(credentials)
-        self.options = _checked(options or (), authority)
+        self.options = _checked(tuple(options or ()), authority)
 
     def look_up(self, timeout: float | None) -> None:
         try:
@@ -180,9 +183,10 @@ class _Bound:
             raise DeniedError.of(denied) from denied
 
     def _pin(self, accepted: list[SocketAddress]) -> None:
-        """A target of addresses, all of the first one's family, as gRPC has none of both."""
-        six = ":" in accepted[0][0]
-        written = [f"[{ip}]:{port}" if six else f"{ip}:{port}" for ip, port in accepted if (":" in ip) == six]
+        """A target of addresses. gRPC has none of both families, so the IPv4 ones of such are written as IPv6."""
+        six = any(":" in ip for ip, _ in accepted)
+        mapped = [(ip if ":" in ip or not six else f"::ffff:{ip}", port) for ip, port in accepted]
+        written = [f"[{ip}]:{port}" if six else f"{ip}:{port}" for ip, port in mapped]
         self.target = f"ipv{6 if six else 4}:{','.join(written)}"
 
     def check(self) -> None:
@@ -204,6 +208,7 @@ def _asked(target: str) -> tuple[list[tuple[str, str]], str]:
     if scheme.lower() in _ELSEWHERE:
         raise ValueError(f"{target!r}: {scheme}: is no name and no address that rules could accept")
     if scheme in ("ipv4", "ipv6"):
+        rest = rest.lstrip("/")
         return [_host_port(part) for part in rest.split(",")], rest.partition(",")[0]
     if scheme == "dns":
         server, _, rest = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
@@ -227,16 +232,35 @@ def _host_port(text: str) -> tuple[str, str]:
 
 def _checked(options: Options, authority: str) -> list[tuple[str, Any]]:
     """The channel arguments; ValueError for those that would have the core dial something else."""
-    for name, value in options:
-        if name == "grpc.http_proxy" or value != _HELD.get(name, value):
+    given = [(_text(name), _text(value)) for name, value in options]
+    for name, value in given:
+        if value != _HELD.get(name, value) or (name not in _HELD and name.startswith(_ARGUMENTS_THAT_DIAL)):
             raise ValueError(f"{name}={value!r}: the core would dial outside the rules")
+        policies = _names(json.loads(value)) if name == "grpc.service_config" else [value]
         if name in ("grpc.service_config", "grpc.lb_policy_name") and any(
-            each in value for each in _POLICIES_THAT_DIAL
+            str(policy).lower().startswith(_POLICIES_THAT_DIAL) for policy in policies
         ):
             raise ValueError(f"{name}: {', '.join(_POLICIES_THAT_DIAL)} dial what a server announces")
-    given = {name for name, _ in options}
     defaults = {"grpc.default_authority": authority, **_HELD}
-    return [*options, *((name, value) for name, value in defaults.items() if name not in given)]
+    names = {name for name, _ in given}
+    return [*options, *((name, value) for name, value in defaults.items() if name not in names)]
+
+
+def _text(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _names(config: object) -> Iterator[str]:
+    """Every name in a service config by which it could mean a policy."""
+    if isinstance(config, list):
+        for each in cast("list[object]", config):
+            yield from _names(each)
+    elif isinstance(config, dict):
+        for name, value in cast("dict[str, object]", config).items():
+            yield name
+            if name == "loadBalancingPolicy":
+                yield str(value)
+            yield from _names(value)
 
 
 def _check_credentials(credentials: grpc.ChannelCredentials | None) -> None:

@@ -50,15 +50,15 @@ class IMAP4(Ruled, imaplib.IMAP4):
 
     def starttls(self, ssl_context: ssl.SSLContext | None = None) -> Any:
         """Goes over to TLS; see imaplib. The default ``ssl_context`` checks the certificate and the name."""
-        return super().starttls(**verified("ssl_context", {"ssl_context": ssl_context}))
+        return super().starttls(**verified("ssl_context", imaplib.IMAP4.starttls, (ssl_context,), {}))
 
 
 class IMAP4_SSL(IMAP4, imaplib.IMAP4_SSL):  # noqa: N801 - what imaplib calls it
     """``imaplib.IMAP4_SSL``, just as :class:`IMAP4`. The default ``ssl_context`` checks certificate and name."""
 
     def __init__(self, *plain: Any, **options: Any) -> None:
-        super().__init__(*plain, **verified("ssl_context", options))
+        super().__init__(**verified("ssl_context", imaplib.IMAP4_SSL.__init__, plain, options))
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
         context: ssl.SSLContext = self.ssl_context
-        return context.wrap_socket(super()._create_socket(timeout), server_hostname=self.host)
+        return context.wrap_socket(super()._create_socket(timeout), server_hostname=self.host or "localhost")

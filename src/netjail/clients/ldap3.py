@@ -67,19 +67,30 @@ class Server(ldap3.Server):
         host: str = "",
         port: int | None = None,
         use_ssl: bool = False,
-        *,
+        allowed_referral_hosts: Any = None,
+        get_info: Any = ldap3.SCHEMA,
         tls: ldap3.Tls | None = None,
+        *plain: Any,
         resolver: Resolver | None = None,
         mixed: Mixed = "skip",
         **options: Any,
     ) -> None:
-        if options.pop("allowed_referral_hosts", None):
-            raise ValueError("ldap3 would dial the hosts of referrals itself, unjudged: make a Server for each instead")
+        self.allowed_referral_hosts = allowed_referral_hosts
         self._dialer = Dialer(rules, resolver=resolver, mixed=mixed)
         tls = ldap3.Tls(validate=ssl.CERT_REQUIRED) if tls is None else tls
-        super().__init__(host, port, use_ssl, [], tls=tls, **options)
+        super().__init__(host, port, use_ssl, [], get_info, tls, *plain, **options)
         if self.ipc:
             raise ValueError("a unix socket has no address to judge")
+
+    @property
+    def allowed_referral_hosts(self) -> list[Any]:
+        """None: ldap3 would dial them itself. Raises ValueError where it is to be others."""
+        return []
+
+    @allowed_referral_hosts.setter
+    def allowed_referral_hosts(self, hosts: Any) -> None:
+        if hosts:
+            raise ValueError("ldap3 would dial the hosts of referrals itself, unjudged: make a Server for each instead")
 
     def candidate_addresses(self) -> list[list[Any]]:
         """The accepted addresses in the order to try them: a Connection asks each time that it opens a socket."""

@@ -65,10 +65,13 @@ class SSHClient(paramiko.SSHClient):
         ``timeout``, in seconds, covers the lookup and all addresses of the name. A ``sock`` that is given
         was connected elsewhere, like the channel of a jump host, and is taken as it is.
 
-        Raises this module's DeniedError, ValueError for a ``paramiko.ProxyCommand``, and what paramiko raises.
+        Raises this module's DeniedError, ValueError for a ``paramiko.ProxyCommand`` and for an address as
+        ``sock``, and what paramiko raises.
         """
         if isinstance(sock, paramiko.ProxyCommand):
             raise ValueError("a ProxyCommand is another process, which dials the target itself, unjudged")  # noqa: TRY004
+        if isinstance(sock, str | tuple):
+            raise ValueError(f"sock={sock!r} is a target, which paramiko would dial itself, unjudged")  # noqa: TRY004
         dialled = None
         if not sock:
             sock = dialled = self._dial(hostname, port, timeout)

@@ -46,7 +46,7 @@ class POP3(Ruled, poplib.POP3):
 
     def stls(self, context: ssl.SSLContext | None = None) -> Any:
         """Goes over to TLS; see poplib. The default ``context`` checks the certificate and the name."""
-        return super().stls(**verified("context", {"context": context}))
+        return super().stls(**verified("context", poplib.POP3.stls, (context,), {}))
 
 
 class POP3_SSL(POP3, poplib.POP3_SSL):  # type: ignore[misc]  # noqa: N801 - what poplib calls it
@@ -55,7 +55,7 @@ class POP3_SSL(POP3, poplib.POP3_SSL):  # type: ignore[misc]  # noqa: N801 - wha
     context: ssl.SSLContext
 
     def __init__(self, *plain: Any, **options: Any) -> None:
-        super().__init__(*plain, **verified("context", options))
+        super().__init__(**verified("context", poplib.POP3_SSL.__init__, plain, options))
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
         return self.context.wrap_socket(super()._create_socket(timeout), server_hostname=self.host)

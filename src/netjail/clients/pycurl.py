@@ -14,6 +14,7 @@ import pycurl
 from .. import _errors
 from .._dialer import Dialer, applying, judge, query_family
 from .._pools import Pools
+from .._rules import Rules
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,6 +47,7 @@ _UNJUDGED = sum(
     getattr(pycurl, f"PROTO_{name}", 0)
     for name in ("LDAP", "LDAPS", "RTMP", "RTMPE", "RTMPS", "RTMPT", "RTMPTE", "RTMPTS", "TFTP")
 )
+_PORTS = {"https": 443, "wss": 443, "ftp": 21, "ftps": 990}
 _Async: Any = getattr(pycurl, "AsyncCurlMulti", None)  # from pycurl 7.49 on
 
 
@@ -140,6 +142,8 @@ class Curl(pycurl.Curl):
         if option in _REFUSED:
             raise ValueError(_REFUSED[option])
         super().setopt_string(option, value)
+        if option == pycurl.URL:
+            self._url = value
 
     def unsetopt(self, option: int) -> None:
         """As in pycurl; what holds the rules stays."""
@@ -175,11 +179,12 @@ class Curl(pycurl.Curl):
         self.denied = self._opener.denial = None
         try:
             url = urlsplit(self._url if "//" in self._url else f"//{self._url}")
-            host, port = url.hostname or "", url.port or 0
-        except ValueError:  # libcurl will say what is wrong with it
-            host, port = self._url, 0
+            host, port = url.hostname or "", url.port or _PORTS.get(url.scheme, 80)
+        except ValueError:  # libcurl would say what is wrong with it
+            host, port = "", 0
         try:
-            query_family(applying(rules, host, port), host, port)
+            known = [each for each in rules if isinstance(each, Rules)]  # others are asked of addresses
+            query_family(known if rules else applying((), host, port), host, port)
         except _errors.DeniedError as denied:
             self.denied = DeniedError.of(denied)
             raise self.denied from denied

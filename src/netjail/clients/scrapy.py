@@ -33,7 +33,8 @@ class HTTP11DownloadHandler(_handler):  # type: ignore[misc]
 
     The setting ``NETJAIL_RULES`` holds the rules, or the text that ``Rules.parse`` takes; without it
     everything is denied. ``NETJAIL_RESOLVER`` is a :class:`~netjail.Resolver`, called in the reactor's
-    threads. Redirects, robots.txt and pipelines that fetch are judged like first requests.
+    threads, and ``NETJAIL_MIXED`` the ``mixed`` of a :class:`~netjail.Dialer`. Redirects, robots.txt and
+    pipelines that fetch are judged like first requests.
 
     A request fails with :class:`DeniedError`, which is also Twisted's ``ConnectError``, and is not retried.
     One with a proxy fails with ValueError: it would dial the target itself.
@@ -48,6 +49,7 @@ class HTTP11DownloadHandler(_handler):  # type: ignore[misc]
         jail = {
             "rules": Rules.parse(rules) if isinstance(rules, str) else rules,
             "resolver": settings.get("NETJAIL_RESOLVER"),
+            "mixed": settings.get("NETJAIL_MIXED", "skip"),
         }
         pool: Any = self._pool
         self._pool: Any = _Pool(pool, jail, self._contextFactory)

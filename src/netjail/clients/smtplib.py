@@ -41,7 +41,7 @@ class _Dialled(smtplib.SMTP):
 
     def starttls(self, *plain: Any, **options: Any) -> Any:
         """Goes over to TLS; see smtplib. The default ``context`` checks the certificate and the name."""
-        return super().starttls(*plain, **(options if plain else verified("context", options)))
+        return super().starttls(**verified("context", smtplib.SMTP.starttls, plain, options))
 
 
 class SMTP(Ruled, _Dialled):
@@ -59,7 +59,7 @@ class SMTP_SSL(Ruled, smtplib.SMTP_SSL, _Dialled):  # noqa: N801 - what smtplib 
     """``smtplib.SMTP_SSL``, just as :class:`SMTP`. The default ``context`` checks the certificate and the name."""
 
     def __init__(self, *plain: Any, **options: Any) -> None:
-        super().__init__(*plain, **verified("context", options))
+        super().__init__(**verified("context", smtplib.SMTP_SSL.__init__, plain, options))
 
 
 class LMTP(Ruled, smtplib.LMTP, _Dialled):

@@ -68,13 +68,23 @@ class Agent:
         self,
         reactor: Any,
         rules: RuleSource | None = None,
+        contextFactory: Any = None,  # noqa: N803 - Twisted's names
+        connectTimeout: float | None = None,  # noqa: N803
+        bindAddress: Any = None,  # noqa: N803
+        pool: Any = None,
         *,
         resolver: Resolver | None = None,
         mixed: Mixed = "skip",
-        pool: Any = None,
-        **agent: Any,
     ) -> None:
-        factory = EndpointFactory(reactor, rules, resolver=resolver, mixed=mixed, **agent)
+        factory = EndpointFactory(
+            reactor,
+            rules,
+            resolver=resolver,
+            mixed=mixed,
+            contextFactory=contextFactory,
+            connectTimeout=connectTimeout,
+            bindAddress=bindAddress,
+        )
         inner = _client.HTTPConnectionPool(reactor, False) if pool is None else pool
         self._agent = _client.Agent.usingEndpointFactory(reactor, factory, HTTPConnectionPool(inner))
 

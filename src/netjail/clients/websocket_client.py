@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import websocket
 from websocket._handshake import SUPPORTED_REDIRECT_STATUSES
@@ -38,20 +38,20 @@ class WebSocket(websocket.WebSocket):
 
     ``rules`` and the rules of the context in which :meth:`connect` is called must both accept an address;
     with neither, everything is denied. ``resolver``, ``connect`` and ``mixed`` are as in
-    :class:`~netjail.Dialer`, the rest are websocket-client's keywords.
+    :class:`~netjail.Dialer`, the rest are websocket-client's arguments.
     """
 
     def __init__(
         self,
         rules: RuleSource | None = None,
-        *,
+        *plain: Any,
         resolver: Resolver | None = None,
         connect: Connect | None = None,
         mixed: Mixed = "skip",
         **options: Any,
     ) -> None:
         _refuse(options)
-        super().__init__(**options)
+        super().__init__(*plain, **options)
         self._dialer = Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
 
     def connect(self, url: str, **options: Any) -> None:
@@ -60,54 +60,63 @@ class WebSocket(websocket.WebSocket):
         Raises ValueError for ``http_proxy_host=``, ``proxy_type=`` and ``socket=``; no proxy of the
         environment's is used. Raises :class:`DeniedError` and what websocket-client raises.
         """
-        _refuse(options)
-        hops = options.pop("redirect_limit", 3)
-        dialer = self._dialer.pinned(self._dialer.rules_in_force())
-        self.sock_opt.timeout = options.get("timeout", self.sock_opt.timeout)
-        while (location := self._hop(dialer, url, options)) is not None:
-            if hops < 1:
-                raise websocket.WebSocketException("Redirect limit exhausted")
-            hops, url = hops - 1, location
+        _connect(self, self._dialer.pinned(self._dialer.rules_in_force()), url, options)
 
-    def _hop(self, dialer: Dialer, url: str, options: dict[str, Any]) -> str | None:
-        """Connects and shakes hands; where that is answered with a redirect, its target, and nothing is open."""
-        self.handshake_response = None
-        sock, plain = self._opened(dialer, url), cast("Any", super())
-        try:
-            plain.connect(url, **{**options, "socket": sock, "redirect_limit": 0})
-        except websocket.WebSocketException:
-            if self.status not in SUPPORTED_REDIRECT_STATUSES:
-                raise  # else it is 1.9 and later, which have this said of a limit of 0
-        finally:
-            if not self.connected:
-                sock.close()
-        if self.status not in SUPPORTED_REDIRECT_STATUSES:
-            return None
-        sock.close()
-        self.sock, self.connected = None, False
-        headers: Any = self.headers
-        if "location" not in headers:
-            raise websocket.WebSocketException(f"Redirect response without Location header, status {self.status}")
-        return str(headers["location"])
 
-    def _opened(self, dialer: Dialer, url: str) -> Any:
-        """A connected socket for ``url``, with TLS where it says so."""
+def _connect(ws: websocket.WebSocket, dialer: Dialer, url: str, options: dict[str, Any]) -> None:
+    """What ``ws``, of netjail's or of a plain class, connects with."""
+    _refuse(options)
+    hops = options.pop("redirect_limit", 3)
+    ws.sock_opt.timeout = options.get("timeout", ws.sock_opt.timeout)
+    location = _hop(ws, dialer, url, options)
+    while location is not None:
+        if hops < 1:
+            raise websocket.WebSocketException("Redirect limit exhausted")
         try:
-            host, port, _, secure = parse_url(url)
+            _ = parse_url(location)
         except ValueError as error:
-            raise websocket.WebSocketException(f"{url!r} is no URL of a WebSocket: {error}") from error
-        options = [*websocket.DEFAULT_SOCKET_OPTION, *self.sock_opt.sockopt]
-        try:
-            sock = dialer.connect((host, port), self.sock_opt.timeout, socket_options=options)
-        except _errors.DeniedError as denied:
-            raise DeniedError.of(denied) from denied
-        except socket.gaierror as error:
-            raise websocket.WebSocketAddressException(error) from error
-        try:
-            return _ssl_socket(sock, self.sock_opt.sslopt, host) if secure else sock
-        except BaseException:
+            raise websocket.WebSocketException(f"Invalid redirect target {location!r}: {error}") from error
+        hops, location = hops - 1, _hop(ws, dialer, location, options)
+
+
+def _hop(ws: websocket.WebSocket, dialer: Dialer, url: str, options: dict[str, Any]) -> str | None:
+    """Connects and shakes hands; where that is answered with a redirect, its target, and nothing is open."""
+    ws.handshake_response = None
+    sock = _opened(ws.sock_opt, dialer, url)
+    try:
+        plain: Any = websocket.WebSocket.connect
+        plain(ws, url, **{**options, "socket": sock, "redirect_limit": 0})
+    except websocket.WebSocketException:
+        if ws.status not in SUPPORTED_REDIRECT_STATUSES:
+            raise  # else it is 1.9 and later, which have this said of a limit of 0
+    finally:
+        if not ws.connected:
             sock.close()
-            raise
+    if ws.status not in SUPPORTED_REDIRECT_STATUSES:
+        return None
+    sock.close()
+    ws.sock, ws.connected = None, False
+    headers: Any = ws.headers
+    if "location" not in headers:
+        raise websocket.WebSocketException(f"Redirect response without Location header, status {ws.status}")
+    return str(headers["location"])
+
+
+def _opened(sock_opt: Any, dialer: Dialer, url: str) -> Any:
+    """A connected socket for ``url``, with TLS where it says so."""
+    host, port, _, secure = parse_url(url)
+    options = [*websocket.DEFAULT_SOCKET_OPTION, *sock_opt.sockopt]
+    try:
+        sock = dialer.connect((host, port), sock_opt.timeout, socket_options=options)
+    except _errors.DeniedError as denied:
+        raise DeniedError.of(denied) from denied
+    except socket.gaierror as error:
+        raise websocket.WebSocketAddressException(error) from error
+    try:
+        return _ssl_socket(sock, sock_opt.sslopt, host) if secure else sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def create_connection(
@@ -170,27 +179,19 @@ class WebSocketApp(websocket.WebSocketApp):
     @sock.setter
     def sock(self, made: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         # run_forever makes a plain one for each attempt, and puts it here before it connects it.
-        if made is not None:
-            made.__class__ = _OfAnApp
-            made.begin(self, self._pinned)
+        if issubclass(type(made), websocket.WebSocket) and not isinstance(made, WebSocket):
+            made.connect = self._connect
         self._sock = made
 
-
-class _OfAnApp(WebSocket):
-    """A WebSocket that ``app`` has made, with what is ours in front."""
-
-    def begin(self, app: WebSocketApp, dialer: Dialer) -> None:
-        self._app = app
-        self._dialer = dialer
-        app._attempts += 1
-
-    def connect(self, url: str, **options: Any) -> None:
+    def _connect(self, url: str, **options: Any) -> None:
+        self._attempts += 1
         try:
-            super().connect(url, **options)
-        except DeniedError as denied:
-            self._app.keep_running = False
-            if self._app._attempts > 1 and self._app.on_error:  # websocket-client tells of the first alone
-                self._app.on_error(self._app, denied)
+            _connect(self._sock, self._pinned, url, options)
+        except (DeniedError, ValueError) as error:  # which another attempt would not change
+            self.keep_running = False
+            if self._attempts > 1:  # websocket-client tells of the first alone
+                plain: Any = self
+                plain._callback(self.on_error, error)
             raise
 
 

@@ -68,6 +68,8 @@ class connect(client.connect):  # noqa: N801 - websockets' own spelling
         options: dict[str, Any] = {**vars(self)["create_connection_kwargs" if _SEVENTEEN else "connection_kwargs"]}
         uri = parse_uri(self.uri)
         host, port = options.pop("host", uri.host), options.pop("port", uri.port)
+        for name in ("happy_eyeballs_delay", "interleave"):  # the dialer has a race of its own
+            options.pop(name, None)
         if uri.secure:
             options = {"ssl": True, "server_hostname": uri.host, **options}
         if uri.secure is not bool(options.get("ssl")):
@@ -97,6 +99,14 @@ if TYPE_CHECKING or _SEVENTEEN:
             super().__init__(uri, **_checked(options))
             self._dialer = Dialer(rules, resolver=resolver, connect=connect, mixed=mixed)
             self.process_exception = partial(_unless_denied, self.process_exception)
+
+        @property
+        def sock(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+            """None. Raises ValueError where it is to be a socket, which nobody has judged."""
+
+        @sock.setter
+        def sock(self, sock: Any) -> None:
+            _ = _checked({"sock": sock})
 
         def open_socket(self, deadline: Any) -> Any:
             """The socket of one hop."""
