@@ -251,11 +251,10 @@ class Dialer(_Jail):
     ) -> socket.socket:
         """A connected socket, as ``socket.create_connection`` gives it.
 
-        ``timeout`` is in seconds, covers the lookup and every attempt, and stays set on the socket (``connect=``
-        sees to its own).
-        ``family`` narrows to IPv4 or IPv6 (a literal of the other one is a gaierror, but for ``connect=``,
-        which is handed it), ``type=socket.SOCK_DGRAM`` is UDP, and ``socket_options`` are set before
-        connecting. All accepted addresses are tried, 250 ms apart.
+        ``timeout`` is in seconds, covers the lookup and every attempt, and stays set on the socket, if it is
+        not one of ``connect=``. ``family`` narrows to IPv4 or IPv6 (a literal of the other one is a gaierror,
+        but for ``connect=``, which is handed it), ``type=socket.SOCK_DGRAM`` is UDP, and ``socket_options``
+        are set before connecting. All accepted addresses are tried, 250 ms apart.
 
         Raises DeniedError if no address is accepted, ``socket.gaierror`` if the host or the port cannot
         be resolved, TimeoutError, and the OSError of the last attempt if all fail (all of them in an
