@@ -338,7 +338,7 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def aclient(rules: Rules | None, host: str, port: int, **options: Any) -> AsyncIterator[Any]:
+async def aclient(rules: Rules | None, host: str | None, port: int | None, **options: Any) -> AsyncIterator[Any]:
     from netjail.clients.clickhouse_connect import get_async_client  # noqa: PLC0415 - it needs 1.6
 
     names = options.pop("resolver", None) or AsyncNames()
@@ -420,12 +420,39 @@ async def test_the_async_clients_connections_serve_their_own_rules_alone(http: M
 @asynchronous
 @pytest.mark.anyio
 @pytest.mark.proves(ASYNC, "refused")
-async def test_a_proxy_for_the_async_client_is_refused(trap: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_for_the_async_client_is_refused(trap: Make) -> None:
     proxy = trap("127.0.0.1")
-    with pytest.raises(ValueError, match="a proxy"):
-        async with aclient(LOOPBACK, "good.test", 1, http_proxy=proxy.url()):
+    in_a_dsn = f"http:?http_proxy={proxy.url()}"
+    for name, value in (("http_proxy", proxy.url()), ("https_proxy", proxy.url()), ("dsn", in_a_dsn)):
+        with pytest.raises(ValueError, match="a proxy"):
+            async with aclient(LOOPBACK, "good.test", 1, **{name: value}):
+                pass
+
+
+@asynchronous
+@pytest.mark.anyio
+async def test_the_async_client_uses_no_proxy_of_the_environments(
+    http: Make, trap: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, proxy = http(), trap("127.0.0.1")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url())
+    async with aclient(LOOPBACK, "good.test", server.port) as made:
+        assert await anumber(made) == 1
+        assert await made.ping()
+
+
+@asynchronous
+@pytest.mark.anyio
+async def test_the_async_client_takes_a_dsn_which_is_judged(http: Make, trap: Make) -> None:
+    server = http()
+    trap(BAD, port=server.port)
+    for login, more in (("app:x@", {}), ("", {"user": "app", "password": "x", "compression": False})):
+        dsn = f"clickhouse://{login}good.test:{server.port}/shop"
+        async with aclient(RULES, None, None, dsn=dsn, **more) as made:
+            assert await anumber(made)
+            assert made.database == "shop"
+    with pytest.raises(exceptions.OperationalError) as caught:
+        async with aclient(RULES, None, None, dsn=f"http://bad.test:{server.port}/shop"):
             pass
-    monkeypatch.setenv("http_proxy", proxy.url())
-    with pytest.raises(ValueError, match="a proxy"):
-        async with aclient(LOOPBACK, "good.test", 1):
-            pass
+    assert find_denied(caught.value)

@@ -209,6 +209,53 @@ def test_what_was_made_under_some_rules_is_of_no_use_under_others(broker):
 
 @explicit
 @pytest.mark.proves("kafka-python", "pools")
+def test_what_was_made_under_some_rules_serves_nobody_under_others(broker):
+    elsewhere = Rules(allow=[BAD])
+    producer = kafka.KafkaProducer(**options("good.test", broker.port, BOTH))
+    admin = kafka.KafkaAdminClient(**options("good.test", broker.port, BOTH))
+    consumer = kafka.KafkaConsumer(
+        "mine", group_id="others", auto_offset_reset="earliest", **options("good.test", broker.port, BOTH)
+    )
+    try:
+        producer.send("mine", b"x", partition=0).get(timeout=10)
+        with use_rules(elsewhere):
+            for ask in (lambda: producer.send("mine", b"y"), admin.list_topics, lambda: consumer.poll(100)):
+                with pytest.raises(DeniedError, match="other rules"):
+                    ask()
+        with use_rules(Rules(allow=[BAD, GOOD])):  # the same, spelled otherwise
+            producer.send("mine", b"z", partition=0).get(timeout=10)
+            assert next(consumer).value == b"x"
+    finally:
+        with use_rules(elsewhere):
+            producer.close(timeout=5)
+            admin.close()
+            consumer.close()
+
+
+@explicit
+@pytest.mark.proves("kafka-python", "pools")
+def test_what_came_under_some_rules_is_not_handed_out_under_others_and_not_lost(broker):
+    producer = kafka.KafkaProducer(**options("good.test", broker.port))
+    consumer = kafka.KafkaConsumer("kept", auto_offset_reset="earliest", **options("good.test", broker.port))
+
+    def one() -> Any:
+        ((record,),) = consumer.poll(10_000, max_records=1).values()
+        return record.value
+
+    try:
+        for value in (b"1", b"2", b"3"):
+            producer.send("kept", value, partition=0).get(timeout=10)
+        assert one() == b"1"
+        with use_rules(Rules(allow=[BAD])), pytest.raises(DeniedError, match="other rules"):
+            one()
+        assert [one(), one()] == [b"2", b"3"]
+    finally:
+        producer.close(timeout=5)
+        consumer.close()
+
+
+@explicit
+@pytest.mark.proves("kafka-python", "pools")
 def test_the_rules_of_the_context_in_which_it_was_made_stay(leading, trap):
     trap(BAD, port=leading.port)
     with use_rules(ONLY_GOOD):

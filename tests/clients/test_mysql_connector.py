@@ -18,7 +18,7 @@ import pytest
 
 import netjail
 from netjail import Rules, use_rules
-from netjail.clients.mysql_connector import DeniedError, MySQLConnection, aconnect, connect
+from netjail.clients.mysql_connector import AsyncMySQLConnection, DeniedError, MySQLConnection, aconnect, connect
 from netjail.loop import new_event_loop
 from tests.guard.harness import run_guarded
 from tests.servers.daemon import Daemon
@@ -344,6 +344,30 @@ def test_async_the_connection_timeout_covers_the_lookup(run: Make, aoptions: dic
     aoptions["resolver"] = Slow()
     with pytest.raises((mysql.connector.Error, TimeoutError)):
         run(fetch(RULES, host="good.test", connection_timeout=0.05, **aoptions))
+
+
+def test_async_a_cancelled_connect_leaves_no_socket(run: Make, aoptions: dict[str, Any]) -> None:
+    async def cancelled() -> bytes:
+        with socket.create_server((GOOD, 0)) as silent:
+            silent.setblocking(False)
+            loop = asyncio.get_running_loop()
+            target = {**aoptions, "port": silent.getsockname()[1]}
+            made: Any = AsyncMySQLConnection(RULES, host="good.test", **target)
+            connecting = asyncio.ensure_future(made.connect())
+            peer, _ = await loop.sock_accept(silent)
+            with peer:
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                assert made._socket._writer is not None
+                connecting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await connecting
+                return await asyncio.wait_for(loop.sock_recv(peer, 1), 10)
+
+    try:
+        assert run(cancelled()) == b""
+    except ConnectionResetError:
+        pass  # that is an end, too
 
 
 def test_the_plain_async_part_dials_through_the_loop_which_does_not_let_it_forget_the_name(

@@ -203,6 +203,39 @@ async def test_a_client_keeps_the_rules_of_the_context_in_which_it_connected(ser
 
 
 @pytest.mark.anyio
+@pytest.mark.proves("nats-py", "pools")
+async def test_a_client_serves_nobody_under_other_rules(server):
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    client = await connect(BOTH, f"nats://good.test:{server.port}", resolver=AsyncNames())
+    try:
+        await client.subscribe("things", cb=heard.put)
+        with use_rules(Rules(allow=[BAD])):
+            for ask_for in (client.publish("things", b"x"), client.request("things"), client.subscribe("other")):
+                with pytest.raises(DeniedError, match="other rules") as caught:
+                    await ask_for
+                assert (caught.value.host, caught.value.port) == ("good.test", server.port)
+        with use_rules(Rules(allow=[BAD, GOOD])):  # the same, spelled otherwise
+            await client.publish("things", b"y")
+        assert (await asyncio.wait_for(heard.get(), 10)).data == b"y"
+    finally:
+        await client.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.proves("nats-py", "pools")
+async def test_a_client_that_connects_again_goes_by_the_rules_of_that_moment(server, trap):
+    trap(BAD, port=server.port)
+    client = Client(resolver=AsyncNames())
+    with use_rules(BOTH):
+        await client.connect(f"nats://good.test:{server.port}")
+    await client.close()
+    with use_rules(ONLY_GOOD), pytest.raises(DeniedError):
+        await client.connect(f"nats://bad.test:{server.port}")
+    with pytest.raises(DeniedError, match="no rules are in force"):
+        await client.connect(f"nats://good.test:{server.port}")
+
+
+@pytest.mark.anyio
 @pytest.mark.proves("nats-py", "refused")
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_websockets_are_refused(scheme, trap):

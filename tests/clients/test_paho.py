@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,6 +153,28 @@ def test_a_reconnect_goes_by_the_rules_of_the_first_time(broker: Ports, trap: Ma
             made.reconnect()
             with pytest.raises(DeniedError):
                 made.reconnect()
+
+
+def test_a_client_that_begins_anew_keeps_its_rules(broker: Ports, trap: Make) -> None:
+    trap(BAD, port=broker.plain)
+    made = client()
+    with suppress(ValueError):  # paho 2.1 calls its own constructor wrongly
+        made.reinitialise("again")
+    with use_rules(EVERYTHING), looping(made):
+        with pytest.raises(DeniedError):
+            made.connect("bad.test", broker.plain)
+        assert made.connect("good.test", broker.plain) == 0
+
+
+def test_a_client_that_is_told_its_host_by_an_attribute_is_judged(broker: Ports, trap: Make) -> None:
+    trap(BAD, port=broker.plain)
+    made = client()
+    made.host, made.port = "bad.test", broker.plain
+    with pytest.raises(DeniedError):
+        made.reconnect()
+    made.host = "good.test"
+    with looping(made):
+        assert made.reconnect() == 0
 
 
 def test_a_denied_reconnect_ends_the_loop_and_is_raised_from_it(broker: Ports, trap: Make) -> None:

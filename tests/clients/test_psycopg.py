@@ -387,8 +387,9 @@ def test_a_pool_serves_the_rules_that_it_was_made_under_and_no_others(port: int,
         for others in (WHOLE, Rules(allow=[BAD])):
             with use_rules(others), pytest.raises(DeniedError, match="other rules"), pool.connection():
                 pass
-        with use_rules(RULES), pool.connection():  # they narrow nothing
-            pass
+        for same in (RULES, Rules(allow=[f"{GOOD}/32"])):  # they narrow nothing
+            with use_rules(same), pool.connection():
+                pass
     with use_rules(RULES), ConnectionPool(target, **options) as pool:
         with pool.connection():
             pass
@@ -404,6 +405,63 @@ def test_whoever_waits_for_a_pool_is_told_of_the_denial(port: int, host: str) ->
         with pytest.raises(DeniedError) as caught:
             pool.getconn()
     assert caught.value.host == host
+
+
+def test_whoever_waits_for_a_pool_to_be_full_is_told_of_the_denial(port: int) -> None:
+    target = f"host=bad.test port={port} user=jail dbname=postgres"
+    options: dict[str, Any] = {"rules": RULES, "min_size": 2, "open": False}
+    pool = ConnectionPool(target, resolver=Names(), **options)
+    with pytest.raises(DeniedError, match=r"'bad\.test'"):
+        pool.open(wait=True, timeout=60)
+    assert pool.closed
+    pool = ConnectionPool(target, resolver=Names(), **options)
+    pool.open()
+    with pytest.raises(DeniedError):
+        pool.getconn()
+    with pytest.raises(DeniedError):  # it has given up by now, and tries anew
+        pool.wait(timeout=60)
+
+    async def main() -> None:
+        apool = AsyncConnectionPool(target, resolver=AsyncNames(), **options)
+        with pytest.raises(DeniedError, match=r"'bad\.test'"):
+            await apool.open(wait=True, timeout=60)
+        assert apool.closed
+
+    run(main())
+
+
+def test_a_pool_that_was_denied_once_can_still_become_full(port: int) -> None:
+    names = Names({"good.test": [BAD]})
+    target = f"host=good.test port={port} user=jail dbname=postgres"
+    with ConnectionPool(target, rules=RULES, resolver=names, min_size=1, max_size=1, open=False) as pool:
+        with pytest.raises(DeniedError):
+            pool.getconn(30)
+        names.table["good.test"] = [GOOD]
+        pool.wait(30)
+        with pool.connection(timeout=30):
+            pass
+
+
+def test_a_denial_is_told_at_once_however_often_a_pool_is_asked(port: int) -> None:
+    """psycopg_pool tries again by itself, later and later: the sixth asks would wait for half a minute."""
+    target = f"host=bad.test port={port} user=jail dbname=postgres"
+    names = Names()
+    with ConnectionPool(target, rules=RULES, resolver=names, min_size=0, max_size=1, open=False) as pool:
+        for _ in range(6):
+            with pytest.raises(DeniedError):
+                pool.getconn(30)
+        assert len(names.asked) == 6
+
+    async def main() -> None:
+        anames = AsyncNames()
+        options: dict[str, Any] = {"rules": RULES, "resolver": anames, "min_size": 0, "max_size": 1, "open": False}
+        async with AsyncConnectionPool(target, **options) as apool:
+            for _ in range(6):
+                with pytest.raises(DeniedError):
+                    await apool.getconn(30)
+            assert len(anames.asked) == 6
+
+    run(main())
 
 
 def test_a_pool_tries_again_after_a_denial_and_judges_anew(port: int) -> None:

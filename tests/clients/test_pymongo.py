@@ -319,6 +319,28 @@ async def test_a_host_of_an_srv_record_is_judged(kind: Kind, trap: Make, monkeyp
 
 
 @both
+@pytest.mark.parametrize("rules", [None, Rules()])
+async def test_where_nothing_could_be_accepted_no_srv_record_is_asked_for(
+    kind: Kind, rules: Rules | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: Any, **__: Any) -> Any:
+        pytest.fail("DNS was asked")
+
+    monkeypatch.setattr(dns.resolver, "resolve", resolve)
+    monkeypatch.setattr(dns.asyncresolver, "resolve", resolve)
+    with pytest.raises(DeniedError, match=r"'cluster\.db\.test'"):
+        async with kind.client(rules, "mongodb+srv://cluster.db.test/") as client:
+            await ping(client)
+
+
+@both
+async def test_arguments_go_by_their_place_as_in_pymongo(kind: Kind, server: MongoDB) -> None:
+    async with kind.client(ALLOWED, "good.test", server.port, dict, True) as client:
+        assert client.codec_options.tz_aware
+        assert await ping(client)
+
+
+@both
 async def test_a_name_that_turns_to_a_denied_address_after_the_first_check_opens_nothing(
     kind: Kind, server: MongoDB, trap: Make
 ) -> None:

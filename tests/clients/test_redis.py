@@ -455,6 +455,23 @@ async def test_urls_are_read_as_ever_and_their_queries_do_not_touch_the_rules(
         kind.Redis.from_url(url.format("good.test") + "&rules=all", ALLOWED)
 
 
+async def test_arguments_go_by_their_place_as_in_redis_py_and_none_escapes_refusal_so(at: dict[str, Any]) -> None:
+    tls = {name: at[name] for name in ("ssl", "ssl_ca_certs")}
+    with jailed.Redis(ALLOWED, "good.test", at["port"], 0, resolver=Names(), **tls) as client:
+        assert client.ping()
+    pool = jailed.BlockingConnectionPool(ALLOWED, 3, 5, redis.SSLConnection, host="good.test")
+    assert (pool.max_connections, pool.timeout) == (3, 5)
+    assert jailed.AsyncBlockingConnectionPool(ALLOWED, 3, host="good.test").max_connections == 3
+    order = list(inspect.signature(redis.Redis).parameters)
+    for refused in ("unix_socket_path", "single_connection_client"):
+        place = order.index(refused)
+        plain: list[Any] = [inspect.signature(redis.Redis).parameters[name].default for name in order[:place]]
+        with pytest.raises(ValueError, match=refused):
+            jailed.Redis(ALLOWED, *plain, "/run/redis.sock")
+    with pytest.raises(TypeError, match="multiple values"):
+        jailed.Redis(ALLOWED, "good.test", host="bad.test")
+
+
 @halves("refused")
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -666,6 +683,8 @@ async def test_the_master_and_the_replicas_of_a_sentinel_are_used(kind: Kind, wa
             assert await done(master.set("key", "value"))
             assert await done(replica.get("key")) == b"value"
         assert await done(made.discover_master("good")) == (GOOD, watched.master.port)
+        for make in (made.master_for, made.slave_for, made.replica_for):
+            assert type(make("good")) is kind.Redis
 
 
 @both
@@ -880,11 +899,25 @@ async def test_a_cluster_is_had_from_a_url_and_from_its_nodes(kind: Kind, nodes:
     node = kind.plain.cluster.ClusterNode("good.test", nodes.nodes[1].port)
     for made in (
         kind.RedisCluster.from_url(url, rules=ALLOWED, **tls),
+        kind.RedisCluster.from_url(url, ALLOWED, **tls),
+        kind.RedisCluster(ALLOWED, "good.test", nodes.nodes[1].port, ssl=True, **tls),
         kind.RedisCluster(ALLOWED, startup_nodes=[node], ssl=True, **tls),
     ):
         async with kind.closing(made) as client:
             await done(client.initialize() if kind is ASYNC else None)
             assert await done(client.set(nodes.key_of(0), "x"))
+
+
+async def test_the_query_of_a_clusters_url_does_not_touch_the_rules(nodes: servers.Cluster) -> None:
+    """redis-py's asyncio cluster takes whatever the query names for its own arguments, which it wins over."""
+    port = nodes.nodes[0].port
+    url = f"redis://mixed.test:{port}?mixed=skip"
+    made = jailed.AsyncRedisCluster.from_url(url, ALLOWED, mixed="refuse", resolver=AsyncNames())
+    async with ASYNC.closing(made) as client:
+        with pytest.raises(DeniedError, match="not every one"):
+            await client.initialize()
+    with pytest.raises(TypeError, match="rules"):
+        jailed.AsyncRedisCluster.from_url(f"redis://good.test:{port}?rules=all", ALLOWED)
 
 
 @both

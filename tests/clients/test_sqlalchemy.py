@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import pickle
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -299,6 +301,18 @@ def test_what_would_connect_past_the_rules_is_refused() -> None:
         create_engine(url.replace("psycopg", "asyncpg"), RULES, connect=psycopg.connect)
 
 
+@pytest.mark.parametrize("ruling", ["rules=all", "resolver=theirs", "connect=theirs", "mixed=skip"])
+def test_a_url_does_not_touch_the_rules(ruling: str) -> None:
+    """It may come from whoever is to be jailed, and SQLAlchemy hands on whatever its query names."""
+    connect: Any = psycopg.connect
+    connect = partial(connect, mixed="refuse")
+    with pytest.raises(ValueError, match="in the URL"):
+        create_engine(f"postgresql+psycopg://app@mixed.test/shop?{ruling}", RULES, connect=connect)
+    if importlib.util.find_spec("greenlet"):
+        with pytest.raises(ValueError, match="in the URL"):
+            create_async_engine(f"postgresql+psycopg://app@mixed.test/shop?{ruling}", RULES, connect=connect)
+
+
 @over(["psycopg"])
 def test_a_connection_that_did_not_come_by_the_rules_is_not_handed_out(driver: Driver) -> None:
     """Somebody has given the pool a way of its own to connect."""
@@ -368,6 +382,36 @@ def test_an_async_engine_never_dials_a_denied_target(driver: Driver, host: str) 
 
     with running(driver) as run:
         run(main())
+
+
+@over(["asyncpg", "aiomysql", "asyncmy"], "refused")
+def test_an_async_engine_takes_no_unix_socket(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, options = tmp_path / ".s.PGSQL.5432", tmp_path / "options"
+    options.write_text(f"[client]\nsocket = {path}\n[here]\nhost = {tmp_path}\n")
+    if driver.name.endswith("asyncpg"):
+        paths = [f"/shop?host={tmp_path}", f"/shop?host={tmp_path}:5432&host=good.test:5432", "/shop"]
+        files = f"good.test/shop?service=here&servicefile={options}"
+    else:
+        paths = [f"good.test/shop?unix_socket={path}"]
+        files = f"good.test/shop?read_default_file={options}"
+
+    async def refused(where: str, error: type[Exception]) -> None:
+        engine = create_async_engine(f"{driver.name}://app@{where}")
+        with pytest.raises(error, match="unix socket"):
+            await who_async(engine, driver)
+        await engine.dispose()
+
+    with socket.socket(socket.AF_UNIX) as listener, running(driver) as run:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        for where in paths:
+            for pghost in ("", str(tmp_path)):
+                monkeypatch.setenv("PGHOST", pghost)
+                run(refused(where, DeniedError))
+        run(refused(files, ValueError))
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 @over(ASYNC, "wrong-name")

@@ -23,7 +23,7 @@ class Jailed(mqtt.Client):
     """A paho client that ``dialer`` connects. One that paho has made becomes one by :func:`jail`."""
 
     _dialer: Dialer
-    _pinned: Dialer
+    _pinned: Dialer | None = None
     _ssl_context: Any
     _opened: Any = None
     _denied: DeniedError | None = None
@@ -33,6 +33,14 @@ class Jailed(mqtt.Client):
         self._pinned = self._dialer.pinned(self._dialer.rules_in_force())
         self._denied = None
         super().connect_async(*target, **options)
+
+    def reinitialise(self, *session: Any, **options: Any) -> None:
+        """Begins anew as if just made, under the rules that it was made with. See paho."""
+        dialer = self._dialer
+        try:
+            super().reinitialise(*session, **options)  # it calls the constructor, which hears of no rules
+        finally:
+            self._dialer, self._pinned, self._denied = dialer, None, None
 
     def connect_srv(self, *domain: Any, **options: Any) -> Any:
         """Connects to one of the hosts that DNS names; each is judged. See paho."""
@@ -80,7 +88,8 @@ class Jailed(mqtt.Client):
 
     def _create_socket_connection(self) -> Any:
         source = (self._bind_address, self._bind_port)
-        self._opened = self._pinned.connect((self._host, self._port), self._connect_timeout, source)
+        dialer = self._dialer if self._pinned is None else self._pinned  # None: it is told its host by ``host=``
+        self._opened = dialer.connect((self._host, self._port), self._connect_timeout, source)
         return self._opened
 
     def _ssl_wrap_socket(self, tcp_sock: Any) -> Any:

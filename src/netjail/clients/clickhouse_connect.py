@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from clickhouse_connect import driver
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
 from .aiohttp import Connector
@@ -22,39 +23,48 @@ if TYPE_CHECKING:
 
 __all__ = ["get_async_client"]
 
+_PARSED = ("host", "username", "password", "port", "database", "interface")
+
 
 async def get_async_client(
     rules: RuleSource | None = None,
     *,
     resolver: AsyncResolver | None = None,
     mixed: Mixed = "skip",
-    host: str = "localhost",
+    host: str | None = None,
+    username: str | None = None,
+    password: str = "",
     port: int | None = None,
-    secure: bool = False,
+    database: str | None = None,
     interface: str | None = None,
+    secure: bool | str = False,
+    dsn: str | None = None,
     **options: Any,
 ) -> AsyncClient:
     """A ``clickhouse_connect.get_async_client(...)`` that connects only to what the rules accept.
 
     ``rules`` and the rules of the context of each query must both accept an address; with neither,
     everything is denied. ``resolver`` and ``mixed`` are as in :class:`~netjail.clients.aiohttp.Connector`,
-    the rest as in clickhouse-connect, but for ``dsn``. Connections are kept for each rules in force apart,
-    and so is ``connector_limit`` counted.
+    the rest as in clickhouse-connect, but for ``generic_args``; of a ``dsn``'s query, options of the client
+    are taken as they are written. Connections are kept for each rules in force apart, and so is
+    ``connector_limit`` counted. A proxy of the environment's is not used.
 
-    Raises ValueError for a proxy, also one of the environment's; TypeError for a version that is not known
-    here. A denial is the cause of a ``clickhouse_connect.driver.exceptions.OperationalError``.
+    Raises ValueError for a proxy, also in a ``dsn``; TypeError for a version that is not known here. A
+    denial is the cause of a ``clickhouse_connect.driver.exceptions.OperationalError``.
     """
-    if interface is None:
-        interface = "https" if secure or port in (443, 8443) else "http"
-    if port is None:
-        port = 8443 if interface == "https" else 8123
+    parse: Any = getattr(driver, "_parse_connection_params", None)
+    if parse is None:
+        raise TypeError("netjail does not know this version of clickhouse-connect")
+    parsed = parse(host, username, password, port, database, interface, secure, dsn, options)
+    target: dict[str, Any] = dict(zip(_PARSED, parsed, strict=True))
     options.setdefault("autogenerate_session_id", False)
-    made = AsyncClient(interface=interface, host=host, port=port, **options)
+    made = AsyncClient(**target, **options)
     backend: Any = getattr(made, "_backend", None)
     if not hasattr(backend, "proxy_url") or not hasattr(backend, "_new_session") or backend.session is not None:
         raise TypeError("netjail does not know this version of clickhouse-connect, or its connections are made already")
-    if backend.proxy_url:
-        raise ValueError("a proxy would dial the server itself, outside the rules: set no_proxy for the server's host")
+    if options.get("http_proxy") or options.get("https_proxy"):
+        raise ValueError("a proxy would dial the server itself, outside the rules")
+    backend.proxy_url = None  # it may be one of the environment's
     connector = partial(Connector, rules, resolver=resolver, mixed=mixed, **backend.connector_kwargs)
     backend._new_session = partial(_session, backend._new_session, connector)
     try:

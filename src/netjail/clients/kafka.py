@@ -3,15 +3,16 @@
 This module knows how kafka-python looks up and opens what it dials, and no policy: the dialer judges.
 """
 
-# pyright: reportMissingTypeStubs=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import socket
 from typing import TYPE_CHECKING, Any
 
+from kafka.cluster import ClusterMetadata
 from kafka.errors import KafkaConnectionError, KafkaError
-from kafka.net import KafkaNetClient, KafkaNetSocket
+from kafka.net import KafkaNetClient, KafkaNetSocket, NetworkSelector
 
 from .. import _errors
 from .._dialer import Dialer
@@ -36,8 +37,9 @@ class Client:
     """What kafka-python takes as ``kafka_client=``: ``KafkaProducer(kafka_client=Client(PUBLIC), ...)``.
 
     ``rules`` and the rules of the context in which a producer, a consumer or an admin client is made must
-    both accept an address; with neither, everything is denied. These rules are that object's for good,
-    in whatever context it is used. The brokers that the cluster announces are judged like those of
+    both accept an address; with neither, everything is denied. These rules are that object's for good: to
+    send, to poll or to ask under rules of a context that are not among them is denied, and a context
+    without any goes by the object's. The brokers that the cluster announces are judged like those of
     ``bootstrap_servers``. ``resolver`` and ``mixed`` are as in :class:`~netjail.Dialer`.
 
     Making one raises :class:`DeniedError` at once when every bootstrap server is denied, and ValueError
@@ -57,7 +59,8 @@ class Client:
         way = _Way("netjail:")
         way.dialer = self._dialer.pinned(self._dialer.rules_in_force())
         configs["proxy_url"] = way
-        client: Any = KafkaNetClient(**configs)
+        client: Any = KafkaNetClient(net=_Selector(self._dialer, way.dialer, **configs), **configs)
+        client.cluster.__class__, client.cluster.net = _Cluster, client._net
         try:
             _check(client.cluster.bootstrap_brokers(), way.dialer)
         except BaseException:
@@ -80,6 +83,43 @@ def _check(brokers: list[Any], dialer: Dialer) -> None:
             return
     if denied is not None:
         raise DeniedError.of(denied)
+
+
+class _Selector(NetworkSelector):  # type: ignore[misc]  # as above
+    """What runs in kafka-python's thread whatever others ask for, and is asked in the context of these."""
+
+    def __init__(self, asked: Dialer, made: Dialer, **configs: Any) -> None:
+        super().__init__(**configs)
+        self._asked, self._made = asked, made
+
+    def run(self, coro: Any, *args: Any) -> Any:
+        if getattr(coro, "__name__", "") not in _CLOSING:
+            self.belongs_here()
+        return super().run(coro, *args)
+
+    def belongs_here(self) -> None:
+        rules, made_under = self._asked.rules_in_force(), self._made.rules_in_force()
+        if rules != made_under and not set(rules) <= set(made_under):
+            reason = "it was made under other rules than are in force here: make one under these"
+            raise DeniedError("*", 0, reason=reason)
+
+
+_CLOSING = ("_on_close_prepare_async", "maybe_leave_group_async")
+"""How a consumer leaves its group, in whatever context it is closed."""
+
+
+class _Cluster(ClusterMetadata):  # type: ignore[misc]  # as above
+    """What a producer asks whenever it is to send, and a consumer before it hands out what came already."""
+
+    net: _Selector
+
+    def partitions_for_topic(self, topic: str) -> Any:
+        self.net.belongs_here()
+        return super().partitions_for_topic(topic)
+
+    def leader_epoch_for_partition(self, partition: Any) -> Any:
+        self.net.belongs_here()
+        return super().leader_epoch_for_partition(partition)
 
 
 class _Way(str):

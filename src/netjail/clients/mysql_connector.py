@@ -218,6 +218,10 @@ class AsyncMySQLConnection(aio_connection.MySQLConnection):
             if self._retries:
                 raise
             raise DeniedError.of(carrier.denied) from carrier.denied
+        except BaseException:
+            if self._jailed is not None and self._jailed._writer is not None:
+                self._jailed._writer.transport.abort()  # the connector forgets it when it is cancelled
+            raise
 
     async def reconnect(self, attempts: int = 1, delay: int = 0) -> None:
         """As in the connector, but a denial is the last attempt."""

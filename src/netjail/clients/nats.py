@@ -35,9 +35,10 @@ class Client(client.Client):
     """``nats.aio.client.Client`` under rules: ``await Client(PUBLIC).connect("nats://...")``.
 
     ``rules`` and the rules of the context of ``connect`` must both accept an address; with neither,
-    everything is denied. They stay those of this client, whatever it dials later: other servers of the
-    list, servers that were announced, and all of these again. ``resolver``, ``connect`` and ``mixed`` are
-    as in :class:`~netjail.AsyncDialer`.
+    everything is denied. They stay those of this client until its next ``connect``, whatever it dials
+    meanwhile: other servers of the list, servers that were announced, and all of these again. To publish,
+    request or subscribe under rules of a context that are not among them is denied; a context without any
+    goes by the client's. ``resolver``, ``connect`` and ``mixed`` are as in :class:`~netjail.AsyncDialer`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Client(client.Client):
         connect: AsyncConnect | None = None,
         mixed: Mixed = "skip",
     ) -> None:
-        self._dialer = AsyncDialer(rules, resolver=resolver, connect=connect, mixed=mixed)
+        self._jail = self._dialer = AsyncDialer(rules, resolver=resolver, connect=connect, mixed=mixed)
         super().__init__()
 
     async def connect(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # keywords are
@@ -60,11 +61,33 @@ class Client(client.Client):
         ``wss://``, and what nats-py raises. A server that is denied while another is left is reported to
         ``error_cb`` and left out from then on.
         """
-        self._dialer = self._dialer.pinned(self._dialer.rules_in_force())
+        self._dialer = self._jail.pinned(self._jail.rules_in_force())
         asked = client.Client()
         asked._setup_server_pool(servers)  # type: ignore[arg-type]  # it takes one of them, too
         await self._check([each.uri for each in asked._server_pool], options.get("connect_timeout"))
         await super().connect(servers, **options)
+
+    async def publish(self, *message: Any, **options: Any) -> None:
+        """As in the plain client. Raises :class:`DeniedError` under other rules than it connected under."""
+        self._belongs_here()
+        await super().publish(*message, **options)
+
+    async def subscribe(self, *subject: Any, **options: Any) -> Any:
+        """The same."""
+        self._belongs_here()
+        plain: Any = super()
+        return await plain.subscribe(*subject, **options)
+
+    def _belongs_here(self) -> None:
+        """Every request comes by here, too: it publishes. What the client's own tasks send is of its own rules."""
+        rules, made_under = self._jail.rules_in_force(), self._dialer.rules_in_force()
+        if rules != made_under and not set(rules) <= set(made_under):
+            server = self.connected_url
+            raise DeniedError(
+                (server and server.hostname) or "*",
+                (server and server.port) or 0,
+                reason="the client was connected under other rules than are in force here: connect one under these",
+            )
 
     async def _check(self, servers: list[ParseResult], timeout: float | None) -> None:
         """DeniedError if all ``servers`` are denied: nats-py would go on trying one after the other, for minutes."""

@@ -248,9 +248,7 @@ class _Client:
     def __init__(
         self,
         rules: RuleSource | None = None,
-        host: str | Sequence[str] | None = None,
-        port: int | None = None,
-        *,
+        *plain: Any,
         resolver: Any = None,
         mixed: Mixed = "skip",
         **options: Any,
@@ -261,7 +259,15 @@ class _Client:
         self._jail = _Jail(self._dialer_class(rules, resolver=resolver, mixed=mixed))
         client: Any = super()
         pool: Any = self._pool_class
-        client.__init__(host, port, _pool_class=partial(pool, self._jail), **options)
+        client.__init__(*plain, _pool_class=partial(pool, self._jail), **options)
+
+    def _resolve_srv(self) -> Any:
+        """Asks DNS for an SRV record, but where no answer to it could be accepted."""
+        if not self._jail.rules or not all(self._jail.rules):
+            host = self._resolve_srv_info["fqdn"]  # type: ignore[attr-defined]
+            raise DeniedError(host, 0, reason="the rules in force accept no address for what its SRV record names")
+        client: Any = super()
+        return client._resolve_srv()
 
     def _init_background(self, *args: Any, **options: Any) -> None:
         """Where pymongo knows what it will dial, and has not begun."""
@@ -319,7 +325,7 @@ class MongoClient(_Client, pymongo.MongoClient[Any]):
             rules: RuleSource | None = None,
             host: str | Sequence[str] | None = None,
             port: int | None = None,
-            *,
+            *plain: Any,
             resolver: Resolver | None = None,
             mixed: Mixed = "skip",
             **options: Any,
@@ -340,7 +346,7 @@ class AsyncMongoClient(_Client, pymongo.AsyncMongoClient[Any]):
             rules: RuleSource | None = None,
             host: str | Sequence[str] | None = None,
             port: int | None = None,
-            *,
+            *plain: Any,
             resolver: AsyncResolver | None = None,
             mixed: Mixed = "skip",
             **options: Any,

@@ -10,6 +10,7 @@ This module knows redis-py's connections, pools and clients and how the rules re
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from contextvars import ContextVar
 from functools import cache, partial
@@ -355,91 +356,80 @@ def _under(dialer: Any, pool: Any) -> Any:
     return pool
 
 
-class _FromUrl:
-    """``from_url`` of pools. What a URL says in its query wins in redis-py, but it does not touch the rules."""
+def _named(function: Any, plain: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Every argument by its name, so that none is overlooked for its place. TypeError for one that comes twice."""
+    if not plain:
+        return options
+    bound = inspect.signature(function).bind_partial(None, *plain).arguments
+    return dict(**dict(list(bound.items())[1:]), **options)
+
+
+class _Public:
+    """What the four pools are made of."""
+
+    _dialer_class: type[Any]
+
+    def __init__(
+        self,
+        rules: RuleSource | None = None,
+        *plain: Any,
+        resolver: Any = None,
+        connect: Any = None,
+        mixed: Mixed = "skip",
+        **options: Any,
+    ) -> None:
+        pool: Any = super()
+        pool.__init__(**_named(pool.__init__.__func__, plain, options))
+        under: Any = self
+        under._put_under(self._dialer_class(rules, resolver=resolver, connect=connect, mixed=mixed))
 
     @classmethod
     def from_url(cls, url: str, rules: RuleSource | None = None, **options: Any) -> Self:
-        """A pool for ``url``, with the other arguments of the class."""
+        """A pool for ``url``, with the other arguments of the class.
+
+        What a URL says in its query wins in redis-py, but it does not touch the rules.
+        """
         made: Any = super()
         ours = {name: options.pop(name) for name in ("resolver", "connect", "mixed") if name in options}
         pool = made.from_url(url, **options)
-        pool._put_under(type(pool._dialer)(rules, **ours))
+        pool._put_under(cls._dialer_class(rules, **ours))
         return pool  # type: ignore[no-any-return]
 
 
-class ConnectionPool(_FromUrl, _Pool, redis.ConnectionPool):
+class ConnectionPool(_Public, _Pool, redis.ConnectionPool):
     """``redis.ConnectionPool`` under rules: ``redis.Redis(connection_pool=ConnectionPool(PUBLIC, host=...))``.
 
     ``rules`` and the context's rules when a connection is asked for must both accept an address; with
     neither, everything is denied. ``resolver``, ``connect`` and ``mixed`` are as in :class:`~netjail.Dialer`;
-    the other keywords are redis-py's own. No connection that was made under some rules is given out
+    the other arguments are redis-py's own. No connection that was made under some rules is given out
     under others. ``max_connections`` counts all of them.
 
     ValueError for unix sockets, client-side caching and OCSP, TypeError for a ``connection_class`` that
     dials in a way of its own.
     """
 
-    def __init__(
-        self,
-        rules: RuleSource | None = None,
-        *,
-        resolver: Resolver | None = None,
-        connect: Connect | None = None,
-        mixed: Mixed = "skip",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self._put_under(Dialer(rules, resolver=resolver, connect=connect, mixed=mixed))
+    _dialer_class = Dialer
 
 
-class BlockingConnectionPool(_FromUrl, _Pool, redis.BlockingConnectionPool):
+class BlockingConnectionPool(_Public, _Pool, redis.BlockingConnectionPool):
     """``redis.BlockingConnectionPool`` under rules; the rest is as in :class:`ConnectionPool`."""
 
-    def __init__(
-        self,
-        rules: RuleSource | None = None,
-        *,
-        resolver: Resolver | None = None,
-        connect: Connect | None = None,
-        mixed: Mixed = "skip",
-        **options: Any,
-    ) -> None:
-        pool: Any = super()
-        pool.__init__(**options)
-        self._put_under(Dialer(rules, resolver=resolver, connect=connect, mixed=mixed))
+    _dialer_class = Dialer
 
 
-class AsyncConnectionPool(_FromUrl, _AsyncPool, redis.asyncio.ConnectionPool):
-    """``redis.asyncio.ConnectionPool`` under rules; the rest is as in :class:`ConnectionPool`."""
+class AsyncConnectionPool(_Public, _AsyncPool, redis.asyncio.ConnectionPool):
+    """``redis.asyncio.ConnectionPool`` under rules; the rest is as in :class:`ConnectionPool`.
 
-    def __init__(
-        self,
-        rules: RuleSource | None = None,
-        *,
-        resolver: AsyncResolver | None = None,
-        connect: AsyncConnect | None = None,
-        mixed: Mixed = "skip",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self._put_under(AsyncDialer(rules, resolver=resolver, connect=connect, mixed=mixed))
+    ``resolver`` and ``connect`` are as in :class:`~netjail.AsyncDialer`.
+    """
+
+    _dialer_class = AsyncDialer
 
 
-class AsyncBlockingConnectionPool(_FromUrl, _AsyncPool, redis.asyncio.BlockingConnectionPool):
-    """``redis.asyncio.BlockingConnectionPool`` under rules; the rest is as in :class:`ConnectionPool`."""
+class AsyncBlockingConnectionPool(_Public, _AsyncPool, redis.asyncio.BlockingConnectionPool):
+    """``redis.asyncio.BlockingConnectionPool`` under rules; the rest is as in :class:`AsyncConnectionPool`."""
 
-    def __init__(
-        self,
-        rules: RuleSource | None = None,
-        *,
-        resolver: AsyncResolver | None = None,
-        connect: AsyncConnect | None = None,
-        mixed: Mixed = "skip",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self._put_under(AsyncDialer(rules, resolver=resolver, connect=connect, mixed=mixed))
+    _dialer_class = AsyncDialer
 
 
 class _Client:
@@ -451,15 +441,16 @@ class _Client:
     def __init__(
         self,
         rules: RuleSource | None = None,
-        *,
+        *plain: Any,
         resolver: Any = None,
         connect: Any = None,
         mixed: Mixed = "skip",
-        connection_pool: Any = None,
         **options: Any,
     ) -> None:
         client: Any = super()
+        options = _named(client.__init__.__func__, plain, options)
         _refuse(options)
+        connection_pool = options.pop("connection_pool", None)
         if connection_pool is None:
             client.__init__(**options)
             pool: Any = self.connection_pool  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
@@ -486,7 +477,7 @@ class Redis(_Client, redis.Redis):
 
     ``Redis.from_url(url, rules)`` too. ``rules`` and the context's rules when a command asks for a
     connection must both accept an address; with neither, everything is denied. ``resolver``, ``connect``
-    and ``mixed`` are as in :class:`~netjail.Dialer`; the other keywords are redis-py's own, and
+    and ``mixed`` are as in :class:`~netjail.Dialer`; the other arguments are redis-py's own, and
     ``connection_pool`` is one of this module's pools.
 
     Pipelines that WATCH, ``pubsub()`` and ``monitor()`` keep the connection that they were given, and
@@ -511,6 +502,8 @@ class _Sentinels:
     """What the two Sentinel classes are made of."""
 
     _dialer_class: type[Any]
+    _client: type[Any]
+    _plain_pool: type[Any]
 
     def __init__(
         self,
@@ -537,6 +530,24 @@ class _Sentinels:
         _refuse(options)
         return _under(self._dialer, kind(*args, **options))
 
+    def master_for(
+        self, service_name: str, redis_class: Any = None, connection_pool_class: Any = None, **options: Any
+    ) -> Any:
+        """A client for the master of ``service_name``, whose address is asked for whenever it connects."""
+        sentinel: Any = super()
+        pool = partial(self._pool, connection_pool_class or self._plain_pool)
+        return sentinel.master_for(service_name, redis_class or self._client, pool, **options)
+
+    def slave_for(
+        self, service_name: str, redis_class: Any = None, connection_pool_class: Any = None, **options: Any
+    ) -> Any:
+        """A client for the replicas of ``service_name``, in turn. One that is denied is an error."""
+        sentinel: Any = super()
+        pool = partial(self._pool, connection_pool_class or self._plain_pool)
+        return sentinel.slave_for(service_name, redis_class or self._client, pool, **options)
+
+    replica_for = slave_for
+
 
 class Sentinel(_Sentinels, redis.sentinel.Sentinel):
     """``redis.sentinel.Sentinel`` under rules: ``Sentinel(PUBLIC, [("sentinel.example.com", 26379)])``.
@@ -547,56 +558,16 @@ class Sentinel(_Sentinels, redis.sentinel.Sentinel):
     """
 
     _dialer_class = Dialer
-
-    def master_for(
-        self,
-        service_name: str,
-        redis_class: Any = Redis,
-        connection_pool_class: Any = redis.sentinel.SentinelConnectionPool,
-        **options: Any,
-    ) -> Any:
-        """A client for the master of ``service_name``, whose address is asked for whenever it connects."""
-        sentinel: Any = super()
-        return sentinel.master_for(service_name, redis_class, partial(self._pool, connection_pool_class), **options)
-
-    def slave_for(
-        self,
-        service_name: str,
-        redis_class: Any = Redis,
-        connection_pool_class: Any = redis.sentinel.SentinelConnectionPool,
-        **options: Any,
-    ) -> Any:
-        """A client for the replicas of ``service_name``, in turn. One that is denied is an error."""
-        sentinel: Any = super()
-        return sentinel.slave_for(service_name, redis_class, partial(self._pool, connection_pool_class), **options)
+    _client = Redis
+    _plain_pool = redis.sentinel.SentinelConnectionPool
 
 
 class AsyncSentinel(_Sentinels, redis.asyncio.sentinel.Sentinel):
     """``redis.asyncio.sentinel.Sentinel`` under rules; the rest is as in :class:`Sentinel`."""
 
     _dialer_class = AsyncDialer
-
-    def master_for(
-        self,
-        service_name: str,
-        redis_class: Any = AsyncRedis,
-        connection_pool_class: Any = redis.asyncio.sentinel.SentinelConnectionPool,
-        **options: Any,
-    ) -> Any:
-        """The same as :meth:`Sentinel.master_for`."""
-        sentinel: Any = super()
-        return sentinel.master_for(service_name, redis_class, partial(self._pool, connection_pool_class), **options)
-
-    def slave_for(
-        self,
-        service_name: str,
-        redis_class: Any = AsyncRedis,
-        connection_pool_class: Any = redis.asyncio.sentinel.SentinelConnectionPool,
-        **options: Any,
-    ) -> Any:
-        """The same as :meth:`Sentinel.slave_for`."""
-        sentinel: Any = super()
-        return sentinel.slave_for(service_name, redis_class, partial(self._pool, connection_pool_class), **options)
+    _client = AsyncRedis
+    _plain_pool = redis.asyncio.sentinel.SentinelConnectionPool
 
 
 def _cluster_error(error: exceptions.RedisClusterException) -> Exception:
@@ -616,14 +587,14 @@ class RedisCluster(redis.RedisCluster):
     def __init__(
         self,
         rules: RuleSource | None = None,
+        host: str | None = None,
+        port: int = 6379,
+        startup_nodes: list[Any] | None = None,
         *,
         resolver: Resolver | None = None,
         connect: Connect | None = None,
         mixed: Mixed = "skip",
         url: str | None = None,
-        host: str | None = None,
-        port: int = 6379,
-        startup_nodes: list[Any] | None = None,
         **options: Any,
     ) -> None:
         _refuse(options)
@@ -642,6 +613,11 @@ class RedisCluster(redis.RedisCluster):
             super().__init__(startup_nodes=nodes, connection_pool_class=partial(_node_pool, dialer), **more, **options)
         except exceptions.RedisClusterException as error:
             raise _cluster_error(error) from error
+
+    @classmethod
+    def from_url(cls, url: str, rules: RuleSource | None = None, **options: Any) -> Self:
+        """A cluster for ``url``, with the other arguments of the class."""
+        return super().from_url(url, rules=rules, **options)  # type: ignore[return-value]
 
     def close(self) -> None:
         """Closes every connection to every node."""
@@ -669,14 +645,15 @@ class AsyncRedisCluster(redis.asyncio.RedisCluster):
     def __init__(
         self,
         rules: RuleSource | None = None,
-        *,
+        *plain: Any,
         resolver: AsyncResolver | None = None,
         connect: AsyncConnect | None = None,
         mixed: Mixed = "skip",
         **options: Any,
     ) -> None:
-        _refuse(options)
         cluster: Any = super()
+        options = _named(cluster.__init__.__func__, plain, options)
+        _refuse(options)
         cluster.__init__(**options)
         kwargs: Any = self.connection_kwargs
         kwargs["dialer"] = AsyncDialer(rules, resolver=resolver, connect=connect, mixed=mixed)
@@ -685,6 +662,22 @@ class AsyncRedisCluster(redis.asyncio.RedisCluster):
         for node in self.nodes_manager.startup_nodes.values():
             node.connection_class = kind
             node.connection_kwargs["dialer"] = kwargs["dialer"]
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        rules: RuleSource | None = None,
+        *,
+        resolver: AsyncResolver | None = None,
+        connect: AsyncConnect | None = None,
+        mixed: Mixed = "skip",
+        **options: Any,
+    ) -> Self:
+        """The same as :meth:`RedisCluster.from_url`. The query of the URL does not touch the rules."""
+        made: Any = super()
+        ours = {"resolver": resolver, "connect": connect, "mixed": mixed}
+        return made.from_url.__func__(lambda **given: cls(rules, **{**given, **ours}), url, **options)  # type: ignore[no-any-return]
 
     async def initialize(self, *args: Any, **options: Any) -> Self:
         """Asks the cluster for its nodes, once."""

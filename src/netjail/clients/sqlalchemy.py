@@ -7,6 +7,7 @@ asyncio's loop; how any other dials under rules is handed to it.
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,11 @@ __all__ = ["DeniedError", "create_async_engine", "create_engine"]
 
 _DIAL_ELSEWHERE = ("creator", "async_creator", "async_creator_fn", "pool")
 
+_RULING = ("rules", "resolver", "connect", "mixed")
+"""What ``connect`` may take from its caller, and never from a URL: that may come from whoever is to be jailed."""
+
 _DIAL_THROUGH_THE_LOOP = ("asyncpg", "aiomysql", "asyncmy")
+_MAY_NAME_A_PATH = ("dsn", "service", "servicefile", "read_default_file", "read_default_group")
 
 
 class DeniedError(_errors.DeniedError, exc.SQLAlchemyError):
@@ -50,10 +55,12 @@ def create_engine(
     ``options`` are SQLAlchemy's. A connection from the pool that was made under other rules is replaced.
 
     Connecting raises this module's DeniedError and what SQLAlchemy raises. Raises ValueError for
-    ``creator`` and ``pool``, which would dial in ways of their own.
+    ``creator`` and ``pool``, which would dial in ways of their own, and for a URL whose query names
+    ``rules``, ``resolver``, ``connect`` or ``mixed``.
     """
     _refuse(options)
     engine = sqlalchemy.create_engine(url, **options)
+    _refuse_ruling(engine.url)
     if engine.dialect.is_async:
         raise ValueError(f"{engine.dialect.driver} is an async driver: use create_async_engine")
     _under(engine, rules, connect)
@@ -71,7 +78,8 @@ def create_async_engine(
 
     asyncpg, aiomysql and asyncmy dial through the loop and need no ``connect``: without it the rules are the
     loop's and the context's. The loop must be one of :mod:`netjail.loop`, else everything is denied, and
-    ``rules`` is a ValueError, as is any other driver without ``connect``.
+    ``rules`` is a ValueError, as is any other driver without ``connect``. Unix sockets, which such a loop
+    lets pass, are denied here, and option files and services, which may name one, are a ValueError.
     """
     _refuse(options)
     if connect is None and rules is not None:
@@ -79,10 +87,29 @@ def create_async_engine(
     from sqlalchemy.ext import asyncio as plain  # noqa: PLC0415 - it needs greenlet, which only the async engines do
 
     engine = plain.create_async_engine(url, **options)
+    _refuse_ruling(engine.url)
     if connect is None and engine.dialect.driver not in _DIAL_THROUGH_THE_LOOP:
         raise ValueError(f"{engine.dialect.driver} is not known to dial through the loop: give connect=")
     _under(engine.sync_engine, rules, connect)
     return engine
+
+
+def _refuse_ruling(url: sqlalchemy.URL) -> None:
+    for name in _RULING:
+        if name in url.query:
+            raise ValueError(f"{name}= in the URL would take the place of what connect= was given")
+
+
+def _refuse_paths(driver: str, given: dict[str, Any]) -> None:
+    """DeniedError for a unix socket, which a loop lets pass, and ValueError for what may name one out of sight."""
+    for name in _MAY_NAME_A_PATH:
+        if given.get(name):
+            raise ValueError(f"{name}= may name a unix socket, which is no address that rules could accept")
+    hosts: Any = given.get("host") or (os.environ.get("PGHOST", "") if driver == "asyncpg" else "localhost")
+    each: list[Any] = [*hosts] if isinstance(hosts, (list, tuple)) else str(hosts).split(",")
+    for host in (given.get("unix_socket"), *each):
+        if host is not None and (not host or str(host).startswith(("/", "@"))):
+            raise DeniedError(str(host), 0, reason="a unix socket is no address that rules could accept")
 
 
 def _refuse(options: dict[str, Any]) -> None:
@@ -103,6 +130,7 @@ def _under(engine: sqlalchemy.Engine, rules: RuleSource | None, connect: Callabl
         _refuse(kwargs)
         try:
             if connect is None:
+                _refuse_paths(dialect.driver, kwargs)
                 return plain(*args, **kwargs)
             jailed = partial(connect, rules=rules)
             return plain(*args, **kwargs, async_creator_fn=jailed) if dialect.is_async else jailed(*args, **kwargs)
