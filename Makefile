@@ -76,7 +76,8 @@ mutants: $(READY) ## faults put into the code one at a time, each of which a tes
 	@$(PYTHON_BIN) -m tests.mutants $(ARGS)
 
 nightly: $(READY) ## the proofs in full: every spelling, a million requests, ten million decisions
-	@NETJAIL_NIGHTLY=1 $(PYTHON_BIN) -m pytest tests/proofs tests/unit/test_rules_properties.py tests/clients/test_dnspython.py $(ARGS)
+	@NETJAIL_NIGHTLY=1 $(PYTHON_BIN) -m pytest -o faulthandler_timeout=7200 tests/proofs \
+		tests/unit/test_rules_properties.py tests/clients/test_dnspython.py $(ARGS)
 
 lock: ## the newest (and oldest) versions that fit pyproject.toml into requirements, with hashes
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
