@@ -11,7 +11,6 @@ import socket
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -117,17 +116,17 @@ class Body:
     """A response's body, which keeps its transport alive until it is closed or dropped."""
 
     def __init__(self, stream: Any, transport: object) -> None:
+        stream._netjail = transport  # so that whoever iterates over it holds the transport too
         self._stream = stream
-        self._transport: object = transport
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream  # a generator, as it keeps what it belongs to alive
+        return iter(self._stream)
 
     def close(self) -> None:
         try:
             self._stream.close()
         finally:
-            self._transport = None
+            self._stream._netjail = None
 
 
 class Transport(Generic[Plain, Request, Response]):
@@ -237,25 +236,20 @@ class AsyncBody:
     """The same as :class:`Body`, awaited."""
 
     def __init__(self, stream: Any, transport: object, orphans: _Orphans) -> None:
+        stream._netjail = transport
         self._stream = stream
-        self._transport: object = transport
         self._orphans = orphans
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = self._stream.__aiter__()
-        try:
-            async for part in parts:
-                yield part
-        finally:
-            if isinstance(parts, AsyncGenerator):
-                await parts.aclose()
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._stream.__aiter__()  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         try:
             await self._stream.aclose()
         finally:
-            self._transport = None
-            await self._orphans.close()
+            self._stream._netjail = None
+            if self._orphans.pools:
+                await self._orphans.close()
 
 
 class AsyncTransport(Generic[Plain, Request, Response]):
