@@ -43,18 +43,19 @@ def dial(host, port):
 """
 
 
-def run(code: str, *, path: Iterable[Path | str] = (), **names: Any) -> list[str]:
-    """The lines that ``code`` prints in a new Python, which must end well. ``names`` are its globals.
+def run(code: str, *, path: Iterable[Path | str] = (), within: float = 60, **names: Any) -> list[str]:
+    """The lines that ``code`` prints in a new Python, which must end well and in time. ``names`` are its globals.
 
     ``HOSTS``, a dict of addresses by name, is what names resolve to there, by default those of the tests.
     """
-    given = "".join(f"{name} = {value!r}\n" for name, value in {"HOSTS": TABLE, **names}.items())
+    given = "".join(f"{name} = {value!a}\n" for name, value in {"HOSTS": TABLE, **names}.items())
     search = os.pathsep.join([*map(str, path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + given + textwrap.dedent(code)],
+        [sys.executable, "-"],  # it may be too long for an argument
+        input=PREAMBLE + given + textwrap.dedent(code),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=within,
         env={**os.environ, "PYTHONPATH": search},
         check=False,
     )

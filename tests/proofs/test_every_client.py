@@ -21,9 +21,11 @@ from tests.servers.site import Site
 
 from . import clients
 from .clients import EVERY, EVERY_ASYNC
+from .conftest import NIGHTLY
 from .listeners import HangsUp, Inside, all_imported, impatient_pymongo
 from .spellings import hosts, urls
 
+WITHIN = 3600 if NIGHTLY else 60
 RULES = Rules(allow=[GOOD])
 BOTH = Rules(allow=[GOOD, BAD])
 NOWHERE = Rules()
@@ -280,7 +282,7 @@ def test_no_spelling_leads_a_plain_library_inside_under_the_guard(good, some):
     """The libraries know nothing of rules, and their process has a resolver that knows every reading of a host."""
     spelled = [host.text for host in some(hosts(), 300)]
     half_good = [host.text for host in hosts() if host.rule == "name, before-good"]
-    outcomes, denied = run(GUARDED, PORT=good.port, SPELLINGS=[*spelled, *half_good], path=[ROOT])
+    outcomes, denied = run(GUARDED, PORT=good.port, SPELLINGS=[*spelled, *half_good], path=[ROOT], within=WITHIN)
     for library, counted in json.loads(outcomes).items():
         assert counted["denied"] > len(spelled) / 3, library
     assert int(denied) > 8 * len(spelled) / 3
@@ -341,7 +343,7 @@ def test_no_url_leads_a_crawl_inside(some):
     with Site(GOOD, body=b"from the allowed address") as site:
         inside = Inside(site.port)
         spelled = [url.format(port=site.port) for host in hosts() for _, url in urls(host)]
-        [told] = run(CRAWL, URLS=some(spelled, 500), path=[ROOT])
+        [told] = run(CRAWL, URLS=some(spelled, 500), path=[ROOT], within=WITHIN)
         outcomes = json.loads(told)
         assert not inside.reached()
         inside.close()
