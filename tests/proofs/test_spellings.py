@@ -149,6 +149,7 @@ def run(client: Any, cases: Any, tally: Tally, rules: Rules = RULES) -> None:
             except Exception as error:
                 outcome = error
             tally.over((rule, *case), outcome)
+            del outcome  # it holds this frame, which holds it, and what a library left open
 
 
 def run_async(client: Any, cases: Any, tally: Tally, rules: Rules = RULES) -> None:
@@ -161,6 +162,7 @@ def run_async(client: Any, cases: Any, tally: Tally, rules: Rules = RULES) -> No
                 except Exception as error:
                     outcome = error
                 tally.over((rule, *case), outcome)
+                del outcome
 
     asyncio.run(all_of_them())
 
