@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ipaddress
 import json
@@ -43,6 +44,24 @@ def _stays_on_loopback(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_stays_on_loopback)
+
+
+def _close_runner(self: asyncio.Runner, plain: Callable[[asyncio.Runner], None] = asyncio.Runner.close) -> None:
+    """Lets a loop finish what is being closed on it: TLS takes some rounds, for which not every library waits."""
+    loop: Any = self._loop  # type: ignore[attr-defined]
+    end = time.monotonic() + 2
+    while loop is not None and not loop.is_closed() and _is_closing(loop) and time.monotonic() < end:
+        loop.run_until_complete(asyncio.sleep(0.002))
+    plain(self)
+
+
+def _is_closing(loop: Any) -> bool:
+    transports = list(getattr(loop, "_transports", {}).values())  # uvloop has none
+    states = [getattr(getattr(each, "_protocol", None), "_state", None) for each in transports]  # that of TLS, or none
+    return any(getattr(state, "name", "") in ("FLUSHING", "SHUTDOWN") for state in states)
+
+
+asyncio.Runner.close = _close_runner  # type: ignore[method-assign]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
