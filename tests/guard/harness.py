@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.servers.names import GOOD, TABLE
 
@@ -41,6 +44,17 @@ def dial(host, port):
     with socket.socket(socket.AF_INET6 if ":" in str(host) else socket.AF_INET) as sock:
         sock.connect((host, port))
 """
+
+
+def needs(*modules: str) -> None:
+    """Skips a test without these modules, which this process need not load: some take room that others need too."""
+    for name in modules:
+        try:
+            found = importlib.util.find_spec(name)
+        except ImportError:
+            found = None
+        if found is None:
+            pytest.skip(f"{name} is not installed")
 
 
 def run(code: str, *, path: Iterable[Path | str] = (), within: float = 60, **names: Any) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from netjail import guard
 from tests.servers.names import BAD, GOOD
 
-from .harness import run, run_guarded
+from .harness import needs, run, run_guarded
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 
@@ -97,7 +97,7 @@ print(guard.report().judged)
 @pytest.mark.parametrize("library", ["gevent", "eventlet"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_real_patches_change_nothing(when, library, site, trap):
-    pytest.importorskip(library)
+    needs(library)
     patch = {
         "gevent": "import gevent.monkey; gevent.monkey.patch_all()\n",
         # Its own lookups load dnspython, which loads trio, which cannot stand the patch.

@@ -6,7 +6,7 @@ import pytest
 
 from tests.servers.names import BAD, GOOD
 
-from .harness import Talk, run_guarded
+from .harness import Talk, needs, run_guarded
 
 HTTP = {
     "socket.create_connection": "fetch = lambda host, port: socket.create_connection((host, port)).close()",
@@ -149,7 +149,7 @@ def fetch(host, port):
 def test_a_library_reaches_what_the_floor_accepts_and_nothing_else(library, site, trap):
     for name in HTTP[library].strip().partition("\n")[0].removeprefix("import ").split(", "):
         if name.isidentifier():
-            pytest.importorskip(name)
+            needs(name)
     good, bad = site(GOOD), trap(BAD)
     lines = run_guarded(
         HTTP[library]
@@ -168,7 +168,7 @@ with use_rules(Rules()):
 
 @pytest.mark.parametrize("library", ["urllib.request", "requests", "httpx", "aiohttp"])
 def test_a_redirect_to_inside_is_denied(library, site, trap):
-    pytest.importorskip(library)
+    needs(library)
     good, bad = site(GOOD), trap(BAD)
     follow = {
         "urllib.request": "import urllib.request; follow = urllib.request.urlopen",

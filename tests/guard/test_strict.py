@@ -14,7 +14,7 @@ import pytest
 from netjail import guard
 from tests.servers.names import BAD, GOOD
 
-from .harness import ROOT, run, run_guarded
+from .harness import ROOT, needs, run, run_guarded
 
 ROWS = sorted(guard.CANNOT_SEE)
 
@@ -316,23 +316,23 @@ def test_the_native_code_of_real_libraries_is_told_apart(name, could_dial):
 
 @pytest.mark.parametrize("name", ["_xxsubinterpreters", "_interpreters"])
 def test_a_subinterpreter_has_no_guard_and_strict_mode_makes_none(name):
-    pytest.importorskip(name)
+    needs(name)
     assert run_guarded("print(outcome(__import__, name).partition('(')[0])", strict=True, name=name) == ["ImportError"]
 
 
 @pytest.mark.parametrize("name", ["pycurl", "psycopg", "psycopg2", "grpc", "_mysql_connector", "confluent_kafka"])
 def test_the_real_modules_are_refused(name):
-    pytest.importorskip(name)
+    needs(name)
     assert run_guarded("print(outcome(__import__, name).partition('(')[0])", strict=True, name=name) == ["ImportError"]
 
 
 def test_mysql_connector_goes_on_in_python():
-    pytest.importorskip("mysql.connector")
+    needs("mysql.connector")
     assert run_guarded("import mysql.connector; print(mysql.connector.HAVE_CEXT)", strict=True) == ["False"]
 
 
 def test_oracledb_is_left_with_its_thin_mode(trap):
-    pytest.importorskip("oracledb")
+    needs("oracledb")
     lines = run_guarded(
         """
         import oracledb
@@ -393,7 +393,7 @@ print(done.judged, done.denied)
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_uvloop_dials_what_was_judged_whether_it_was_loaded_before_the_guard_or_after(when, site, trap):
-    pytest.importorskip("uvloop")
+    needs("uvloop")
     unseen = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     bad = trap(BAD)
     unseen.bind((BAD, bad.port))
@@ -408,7 +408,7 @@ def test_uvloop_dials_what_was_judged_whether_it_was_loaded_before_the_guard_or_
 
 
 def test_the_loop_under_uvloops_own_is_closed_too(trap):
-    pytest.importorskip("uvloop")
+    needs("uvloop")
     lines = run_guarded(
         """
         import asyncio, uvloop
@@ -424,7 +424,7 @@ def test_the_loop_under_uvloops_own_is_closed_too(trap):
 
 
 def test_uvloop_found_by_import_module_is_closed_too(trap):
-    pytest.importorskip("uvloop")
+    needs("uvloop")
     lines = run_guarded(
         """
         import asyncio, importlib

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from .harness import run_guarded
+from .harness import needs, run_guarded
 
 PAIR = """
 def pair(family=socket.AF_INET, host="127.0.0.1", backlog=1):
@@ -60,7 +60,7 @@ print(done.wakeups == done.judged > 0, done.denied)
     ],
 )
 def test_the_wake_up_pair_of_a_library_works_under_a_floor_that_accepts_nothing(library, make, trap):
-    pytest.importorskip(library)
+    needs(library)
     if library == "socket" and not hasattr(socket, "_fallback_socketpair"):
         pytest.skip("this Python defines its emulation on Windows only")
     lines = run_guarded(
