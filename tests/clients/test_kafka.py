@@ -72,7 +72,7 @@ def send(*args: Any, **more: Any) -> int:
 
 def fetch(*args: Any, **more: Any) -> bytes:
     """The first message."""
-    fixed = {"auto_offset_reset": "earliest", "consumer_timeout_ms": 10_000}
+    fixed = {"auto_offset_reset": "earliest", "consumer_timeout_ms": 40_000}
     consumer = kafka.KafkaConsumer("things", **fixed, **options(*args, **more))
     try:
         return next(consumer).value  # type: ignore[no-any-return]
@@ -298,7 +298,7 @@ def send(host, port, **more):
 def fetch(host, port):
     consumer = kafka.KafkaConsumer(
         "things", bootstrap_servers=f"{host}:{port}", api_version=(2, 0),
-        auto_offset_reset="earliest", consumer_timeout_ms=10000)
+        auto_offset_reset="earliest", consumer_timeout_ms=40000)
     try:
         assert next(consumer).value == b"x"
     finally:
