@@ -86,7 +86,8 @@ def start(
     shutil.rmtree(folder, ignore_errors=True)
     unpack(found, client, folder / "suite")
     # pytest imports the plugin by name; as "tests.suites" it would stand in the way of the suite's own "tests".
-    (folder / "netjail_suites").symlink_to(Path(__file__).parent, target_is_directory=True)
+    # No link: what builds the source archive follows links, and takes what it has seen for done.
+    shutil.copytree(Path(__file__).parent, folder / "netjail_suites", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "pytest.ini").write_text("")  # a suite without settings would find netjail's, further up
     command = [
         str(python),
