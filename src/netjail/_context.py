@@ -30,7 +30,7 @@ def current_rules() -> RuleSource:
     return _NONE if carried is None else carried
 
 
-class use_rules:  # noqa: N801 - it is called like a function, and a function around it costs as much again
+class use_rules:  # noqa: N801 - it is called like a function; one around it costs half as much again
     """A context manager inside which ``rules`` are the current rules; they are restored when it ends.
 
     asyncio tasks and ``asyncio.to_thread`` started inside inherit them. A plain thread and an executor's

@@ -205,7 +205,7 @@ class _Jail:
     def _asked(self, address: Target, type: int) -> tuple[str, int, Sequence[Rules]]:
         """The host and the port number that a caller asked for, and the rule sets that apply to them."""
         host, port = _target(address, type)
-        in_force_here = in_force(self._rules) if self._pinned is None else self._pinned
+        in_force_here = in_force(self._rules) if self._pinned is None else self._pinned  # every dial saves a call
         return host, port, applying(in_force_here, host, port)
 
     def pinned(self, rules: RulesInForce) -> Self:
