@@ -54,8 +54,8 @@ def _asked(version: int, size: int, *, full: bool) -> Iterator[tuple[str, str, T
     most = 500 if full else 100  # so few at once that most parts are not interrupted
     fewest = {SCAN: max(1, 2000 // size), NETADDR: 20}
     numbers = prefixes.addresses(version, networks, most * PARTS, rng)
-    objects = [IPv4Address(n) if version == 4 else IPv6Address(n) for n in numbers]
-    texts = [str(each) for each in objects]
+    texts = [str(IPv4Address(n) if version == 4 else IPv6Address(n)) for n in numbers]
+    objects = [ip_address(text) for text in texts]  # with their numbers beside them, as parsing leaves them
     for kind, asked in (("object", objects), ("text", texts)):
         contenders: dict[str, Any] = {PARSE: (_parse, texts)}
         for name, table in tables.items():

@@ -8,7 +8,6 @@ Addresses are integers here: 32 bits for IPv4, 128 for IPv6.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -21,34 +20,34 @@ Version = Literal[4, 6]
 BITS: dict[Version, int] = {4: 32, 6: 128}
 
 
-def _strict4(text: str, /) -> bytes:
-    """The four bytes of a dotted quad; OSError for any other spelling, whatever the platform takes."""
-    packed = inet_pton(AF_INET, text)
-    if inet_ntoa(packed) != text:
-        raise OSError(f"{text!r} is not a dotted quad of decimal numbers without leading zeros")
+def _strict(family: int, text: str, /) -> bytes:
+    """What ``inet_pton`` makes of the canonical forms, and OSError for any other, whatever the platform takes.
+
+    Those are four decimal numbers without leading zeros, and no zone nor group of more than four digits.
+    """
+    packed = inet_pton(family, text)
+    if family == AF_INET:
+        if inet_ntoa(packed) != text:
+            raise OSError(f"{text!r} is not a dotted quad of decimal numbers without leading zeros")
+        return packed
+    groups, _, last = text.rpartition(":")
+    if "." in last:
+        _ = _strict(AF_INET, last)
+    else:
+        groups = text
+    if "%" in text or any(len(group) > 4 for group in groups.split(":")):
+        raise OSError(f"{text!r} is not an IPv6 address")
     return packed
 
 
-def _strict6(text: str, /) -> bytes:
-    """The sixteen bytes of an IPv6 address; OSError for a zone or a group of more than four digits."""
-    groups = text.rpartition(":")[0] if "." in text else text
-    if "%" in text or any(len(group) > 4 for group in groups.split(":")):
-        raise OSError(f"{text!r} is not an IPv6 address")
-    if "." in text:
-        _strict4(text.rpartition(":")[2])
-    return inet_pton(AF_INET6, text)
-
-
 # On Linux, glibc and musl take the canonical forms and nothing else.
-_LINUX = sys.platform == "linux"
-pack4: Callable[[str], bytes] = partial(inet_pton, AF_INET) if _LINUX else _strict4
-pack6: Callable[[str], bytes] = partial(inet_pton, AF_INET6) if _LINUX else _strict6
+pack: Callable[[int, str], bytes] = inet_pton if sys.platform == "linux" else _strict
 
 
 def parse4(text: str) -> int:
     """The IPv4 address that ``text`` spells: four decimal numbers and three dots. Else a ValueError."""
     try:
-        return int.from_bytes(pack4(text), "big")
+        return int.from_bytes(pack(AF_INET, text), "big")
     except (OSError, ValueError):
         raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
 
@@ -56,7 +55,7 @@ def parse4(text: str) -> int:
 def parse6(text: str) -> int | None:
     """The IPv6 address that ``text`` spells (RFC 4291, section 2.2), None where it has a zone. Else a ValueError."""
     try:
-        return int.from_bytes(pack6(text), "big")
+        return int.from_bytes(pack(AF_INET6, text), "big")
     except (OSError, ValueError):
         if _has_zone(text):
             return None
@@ -68,7 +67,7 @@ def is_literal(host: str) -> bool:
     if not host[-1:].isdecimal() and ":" not in host:
         return False  # nearly every name, without the cost of an exception
     try:
-        _ = pack6(host) if ":" in host else pack4(host)
+        _ = pack(AF_INET6 if ":" in host else AF_INET, host)
     except (OSError, ValueError):
         return _has_zone(host)
     return True
@@ -101,18 +100,13 @@ def to_object(address: object) -> IPv4Address | IPv6Address:
 
 # Where the packets of an IPv6 address that carries an IPv4 address may land.
 
-# The first 32 bits of ::/96 and ::ffff:0:0:0/96, of NAT64 (RFC 6052, RFC 8215) and of Teredo (RFC 4380).
-_EMBEDDING = frozenset({0x00000000, 0x0064FF9B, 0x20010000})
+# An interface identifier of ISATAP under any prefix, with the universal bit or without (RFC 5214, section 6.1).
+ISATAP, ISATAP_MASK = 0x00005EFE_00000000, 0xFDFFFFFF_00000000
 
 
 def is_mapped(ip: int) -> bool:
     """Whether an IPv6 address is IPv4-mapped (RFC 4291, section 2.5.5.2), and hence an IPv4 address."""
     return ip >> 32 == 0xFFFF
-
-
-def may_embed(ip: int) -> bool:
-    """False when ``ip`` surely carries no IPv4 address: the cheap look before :func:`embedded`."""
-    return ip >> 96 in _EMBEDDING or ip >> 112 == 0x2002 or ip >> 32 & 0xFDFFFFFF == 0x5EFE
 
 
 def embedded(ip: int, nat64: Sequence[Prefix] = ()) -> list[int]:
@@ -134,7 +128,7 @@ def embedded(ip: int, nat64: Sequence[Prefix] = ()) -> list[int]:
         found.append(ip >> 80 & 0xFFFFFFFF)
     if ip >> 96 == 0x20010000:  # Teredo, RFC 4380 section 4: the client's address is inverted
         found.append(low ^ 0xFFFFFFFF)
-    if ip >> 32 & 0xFDFFFFFF == 0x5EFE:  # ISATAP, RFC 5214 section 6.1
+    if ip & ISATAP_MASK == ISATAP:
         found.append(low)
     found += [_rfc6052(ip, p.length) for p in nat64 if ip >> 128 - p.length == p.start >> 128 - p.length]
     return found
@@ -213,5 +207,13 @@ def parse_prefix(entry: object) -> Prefix:
 # interface identifier under any prefix, is no range.
 CARRIERS = tuple(
     parse_prefix(text)
-    for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+    for text in (
+        "::/96",
+        "::ffff:0:0/96",
+        "::ffff:0:0:0/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "2002::/16",
+        "2001::/32",
+    )
 )

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import TypeAlias
 
     Bounds: TypeAlias = "list[int] | array[int]"
+
+_LOWER = (1 << 64) - 1
+_FEW = 512  # so few are bisected faster than an index is read, measured
 
 
 def span(start: int, length: int, bits: int) -> list[int]:
@@ -95,58 +99,116 @@ def prefixes(bounds: Bounds, bits: int) -> Iterator[tuple[int, int]]:
             start += size
 
 
-class Table4:
-    """A set of IPv4 addresses, arranged so that a look-up costs the same at one boundary and at two million.
+def ranking(numbers: Bounds, bits: int, index_bits: int) -> Callable[[int], int]:
+    """A function that tells how many of the sorted ``numbers`` of so many bits are at or below a given one.
 
-    One byte for each block of addresses says whether it is outside, inside or mixed, and a bisect decides
-    in a mixed one. The blocks get finer with the set, down to a /24: a flat bisect alone would leave the
-    processor's caches from some ten thousand boundaries on.
+    Many have an index by their high bits, so that a bisect of a few of them answers.
     """
+    if len(numbers) < _FEW:
+        return partial(bisect_right, list(numbers))
+    shift = bits - index_bits
+    first = array("I", bytes(4 * ((1 << index_bits) + 1)))
+    for position, number in enumerate(numbers, 1):
+        first[(number >> shift) + 1] = position
+    first = array("I", accumulate(first, max))
 
-    def __init__(self, bounds: Bounds) -> None:
-        bits = min(len(bounds).bit_length() + 6, 24)
-        shift = 32 - bits
-        blocks = bytearray(1 << bits)
-        for first, last in intervals(bounds, 32):
-            low, high = first + (1 << shift) - 1 >> shift, last + 1 >> shift
-            if high > low:
-                blocks[low:high] = b"\1" * (high - low)
-            if first & (1 << shift) - 1:
-                blocks[first >> shift] = 2
-            if last + 1 & (1 << shift) - 1:
-                blocks[last >> shift] = 2
-        self.bounds = array("I", bounds)
-        self._blocks = bytes(blocks)
-        self._shift = shift
+    def rank(number: int) -> int:
+        block = number >> shift
+        return bisect_right(numbers, number, first[block], first[block + 1])
 
-    def holds(self, ip: int) -> bool:
-        state = self._blocks[ip >> self._shift]
-        return state == 1 if state < 2 else bisect_right(self.bounds, ip) & 1 == 1
+    return rank
 
-    def tobytes(self) -> bytes:
-        return self.bounds.tobytes()
+
+def table4(bounds: array[int]) -> Callable[[int], bool]:
+    """A function that tells whether an IPv4 address is in the set.
+
+    One byte for each block of addresses says whether it is outside, inside or mixed, and the boundaries
+    decide in a mixed one. The blocks either stay within the processor's caches, or decide whatever is no
+    longer than a /24: what lies between does neither, measured.
+    """
+    many = len(bounds) >= 1 << 16
+    bits = 24 if many else max(len(bounds).bit_length() + 2, 10)
+    shift = 32 - bits
+    blocks = bytearray(1 << bits)
+    for first, last in intervals(bounds, 32):
+        low, high = first + (1 << shift) - 1 >> shift, last + 1 >> shift
+        if high > low:
+            blocks[low:high] = b"\1" * (high - low)
+        if first & (1 << shift) - 1:
+            blocks[first >> shift] = 2
+        if last + 1 & (1 << shift) - 1:
+            blocks[last >> shift] = 2
+    rank = ranking(bounds, 32, min(len(bounds).bit_length(), 20))
+
+    def holds(ip: int) -> bool:
+        state = blocks[ip >> shift]
+        return state == 1 if state < 2 else rank(ip) & 1 == 1
+
+    return holds
+
+
+OUTSIDE, INSIDE, CLOSER = range(3)
 
 
 class Table6:
-    """The same for IPv6, whose addresses crowd into few blocks of a large space.
+    """A set of IPv6 addresses, in which one bisect finds whether an address is outside or inside.
 
-    An index by the high bits, up to 20, says between which positions the boundaries of one block lie, and
-    a bisect of those few decides.
+    ``states[rank(ip >> shift)]`` is OUTSIDE, INSIDE, or CLOSER: in the prefixes of ``closer`` (keys as of
+    :func:`union`), where the caller looks at the address and ``holds`` tells whether it is in the set.
+
+    A large set is looked up by the upper halves of addresses, which are 64 bits and lie side by side. A half
+    that a boundary divides is CLOSER then, so a set in which many are divided goes by whole addresses.
     """
 
-    def __init__(self, bounds: list[int]) -> None:
-        bits = min(len(bounds).bit_length() + 2, 20)
-        shift = 128 - bits
-        first = array("I", bytes(4 * ((1 << bits) + 1)))
-        for position, bound in enumerate(bounds, 1):
-            first[(bound >> shift) + 1] = position
-        self.bounds = bounds
-        self._first = array("I", accumulate(first, max))
-        self._shift = shift
+    def __init__(self, bounds: list[int], closer: Iterable[int]) -> None:
+        divided = {bound >> 64 for bound in bounds if bound & _LOWER}
+        if len(bounds) < _FEW or len(divided) > len(bounds) // 16:
+            self._bounds: Bounds = bounds
+            self._lower = array("Q")
+            self.shift = 0
+            zones = union([*closer], 128)
+        else:
+            self._bounds = array("Q", (bound >> 64 for bound in bounds))
+            self._lower = array("Q", (bound & _LOWER for bound in bounds) if divided else ())
+            self.shift = 64
+            halves = (key >> 72 << 8 | min(key & 0xFF, 64) for key in closer)
+            zones = union([*halves, *(half << 8 | 64 for half in divided)], 64)
+        exact = intersection(bounds, [zone << self.shift for zone in zones])
+        self._rank = ranking(exact, 128, min(len(exact).bit_length() + 2, 20))
+        bits = 128 - self.shift
+        numbers, self.states = _marked(self._bounds, zones, bits)
+        self.rank = ranking(numbers, bits, min(len(numbers).bit_length() + 2, 22))
 
     def holds(self, ip: int) -> bool:
-        block = ip >> self._shift
-        return bisect_right(self.bounds, ip, self._first[block], self._first[block + 1]) & 1 == 1
+        return self._rank(ip) & 1 == 1
+
+    def bounds(self) -> list[int]:
+        bounds = [bound << self.shift for bound in self._bounds]
+        return [upper | lower for upper, lower in zip(bounds, self._lower, strict=True)] if self._lower else bounds
 
     def tobytes(self) -> bytes:
-        return b"".join(bound.to_bytes(16, "big") for bound in self.bounds)
+        return b"".join([bound.to_bytes(16, "big") for bound in self.bounds()])
+
+
+def _marked(bounds: Bounds, zones: list[int], bits: int) -> tuple[Bounds, bytes]:
+    """Boundaries with the state that begins at each: those of the set outside of ``zones``, and CLOSER in these.
+
+    Boundaries within the zones may be equal, where an upper half stands for several.
+    """
+    turns = bytes([INSIDE, OUTSIDE]) * (len(bounds) // 2 + 1)
+    numbers: Any = bounds[:0]  # a list or an array, as the bounds are
+    states = bytearray([OUTSIDE])
+    done = 0
+    for first, last in intervals(zones, bits):
+        reached = bisect_left(bounds, first, done)
+        numbers += bounds[done:reached]
+        states += turns[done:reached]
+        done = bisect_right(bounds, last + 1, reached)
+        numbers.append(first)
+        states.append(CLOSER)
+        if last + 1 < 1 << bits:
+            numbers.append(last + 1)
+            states.append(done & 1)
+    numbers += bounds[done:]
+    states += turns[done : len(bounds)]
+    return numbers, bytes(states)

@@ -6,25 +6,27 @@ ports, sockets or contexts.
 
 from __future__ import annotations
 
+from array import array
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, final
 
 from . import _boundaries
 from ._addresses import (
     BITS,
     CARRIERS,
+    ISATAP,
+    ISATAP_MASK,
     Prefix,
     Version,
     embedded,
     is_mapped,
-    may_embed,
-    pack4,
-    pack6,
+    pack,
     parse_prefix,
     to_object,
 )
-from ._boundaries import Table4, Table6
+from ._boundaries import CLOSER, INSIDE, Table6, table4
 from ._errors import InvalidRuleError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 _NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052, section 2.2
 _MAPPED = _boundaries.span(0xFFFF_0000_0000, 96, 128)
 _LOOPBACK4, _LOOPBACK6 = 0x7F000001, 1
+_from_bytes = int.from_bytes  # found once, for every text
 
 
 class RuleSource(Protocol):
@@ -71,18 +74,17 @@ class Rules:
     """
 
     _entries: tuple[tuple[Entry, ...], tuple[Entry, ...], tuple[Entry, ...]]
-    _v4: Table4
-    _v6: Table6
-    _in4: Callable[[int], bool]
-    _in6: Callable[[int], bool]
     _nat64: tuple[Prefix, ...]
+    _bounds4: array[int]
+    _in4: Callable[[int], bool]
+    _in6: Table6
 
     def __init__(self, allow: Iterable[Entry] = (), block: Iterable[Entry] = (), nat64: Iterable[Entry] = ()) -> None:
         entries = (_listed("allow", allow), _listed("block", block), _listed("nat64", nat64))
-        allowed4, allowed6 = _sets("allow", entries[0])
+        bounds4, bounds6 = _sets("allow", entries[0])
         blocked4, blocked6 = _sets("block", entries[1])
-        bounds4 = _boundaries.less(allowed4, blocked4)
-        bounds6 = _boundaries.less(allowed6, blocked6)
+        bounds4 = _boundaries.less(bounds4, blocked4)
+        bounds6 = _boundaries.less(bounds6, blocked6)
         # A connect to the unspecified address goes to loopback, so it is inside only where loopback is. An
         # IPv4-mapped address is never looked up as IPv6.
         if not _boundaries.contains(bounds4, _LOOPBACK4):
@@ -92,11 +94,10 @@ class Rules:
         bounds6 = _boundaries.less(bounds6, _MAPPED)
         put = object.__setattr__
         put(self, "_entries", entries)
-        put(self, "_v4", Table4(bounds4))
-        put(self, "_v6", Table6(bounds6))
-        put(self, "_in4", self._v4.holds)
-        put(self, "_in6", self._v6.holds)
         put(self, "_nat64", tuple(sorted({_nat64_prefix(entry) for entry in entries[2]})))
+        put(self, "_bounds4", array("I", bounds4))
+        put(self, "_in4", table4(self._bounds4))
+        put(self, "_in6", Table6(bounds6, [p.start << 8 | p.length for p in (*CARRIERS, *self._nat64)]))
 
     def accepts(self, address: Address) -> bool:
         """Whether a connection to ``address`` is allowed, wherever its packets may land.
@@ -110,20 +111,25 @@ class Rules:
             return self._in4(asked._ip)  # what int() gives, at a quarter of its cost
         try:
             if kind is str:
-                if ":" in asked:
-                    return self._accepts6(int.from_bytes(pack6(asked), "big"))
-                return self._in4(int.from_bytes(pack4(asked), "big"))
-            if kind is IPv6Address and asked.scope_id is None:
-                return self._accepts6(asked._ip)
-        except (OSError, ValueError):
-            pass  # no address, or one with a zone
-        return self._accepts_odd(address)
+                if ":" not in asked:
+                    return self._in4(_from_bytes(pack(AF_INET, asked)))
+                ip = _from_bytes(pack(AF_INET6, asked))
+            elif kind is IPv6Address and asked._scope_id is None:
+                ip = asked._ip
+            else:
+                return self._accepts_odd(asked)
+        except (OSError, ValueError):  # no address, or one with a zone
+            return self._accepts_odd(asked)
+        in6 = self._in6
+        state = in6.states[in6.rank(ip >> in6.shift)]
+        if state == CLOSER:
+            return self._accepts_closer(ip)
+        return state == INSIDE and (ip & ISATAP_MASK != ISATAP or self._in4(ip & 0xFFFFFFFF))
 
-    def _accepts6(self, ip: int) -> bool:
-        if self._in6(ip):
-            if may_embed(ip) or self._nat64:
-                return all(self._in4(ip4) for ip4 in embedded(ip, self._nat64))
-            return True
+    def _accepts_closer(self, ip: int) -> bool:
+        """IPv6 addresses that may be IPv4-mapped or carry an IPv4 address, or that their upper half does not decide."""
+        if self._in6.holds(ip):
+            return all(self._in4(ip4) for ip4 in embedded(ip, self._nat64))
         return is_mapped(ip) and self._in4(ip & 0xFFFFFFFF)
 
     def _accepts_odd(self, address: Address) -> bool:
@@ -131,7 +137,7 @@ class Rules:
         value = to_object(address)
         if isinstance(value, IPv4Address):
             return self._in4(int(value))
-        return value.scope_id is None and self._accepts6(int(value))
+        return value.scope_id is None and self.accepts(IPv6Address(int(value)))
 
     def explain(self, address: Address) -> Decision:
         """The verdict on ``address`` with its reasons, which are looked for only when they are read."""
@@ -143,8 +149,8 @@ class Rules:
 
     def networks(self) -> Iterator[IPv4Network | IPv6Network]:
         """Allow less block as the fewest prefixes, IPv4 first, before embedded addresses are looked at."""
-        yield from _networks(4, self._v4.bounds)
-        yield from _networks(6, self._v6.bounds)
+        yield from _networks(4, self._bounds4)
+        yield from _networks(6, self._in6.bounds())
 
     @cached_property
     def allow(self) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -164,14 +170,14 @@ class Rules:
     @cached_property
     def versions(self) -> tuple[Version, ...]:
         """The IP versions of which any address is accepted: (4, 6), (4,), (6,) or ()."""
-        if self._v4.bounds:
-            return (4, 6) if self._v6.bounds else (4,)
+        if self._bounds4:
+            return (4, 6) if self._in6.bounds() else (4,)
         return (6,) if self._reaches6_alone() else ()
 
     def _reaches6_alone(self) -> bool:
         """Whether any IPv6 address is accepted although no IPv4 address is, hence none that carries one."""
         carried = _boundaries.union([p.start << 8 | p.length for p in (*CARRIERS, *self._nat64)], 128)
-        rest = _boundaries.less(self._v6.bounds, _boundaries.less(carried, [1, 2]))  # ::1 is no IPv4 address
+        rest = _boundaries.less(self._in6.bounds(), _boundaries.less(carried, [1, 2]))  # ::1 is no IPv4 address
         # Only ISATAP is left, and its addresses fill whole /96 blocks.
         return any(first >> 32 != last >> 32 or not embedded(first) for first, last in _boundaries.intervals(rest, 128))
 
@@ -206,15 +212,15 @@ class Rules:
         if not isinstance(other, Rules):
             return NotImplemented
         both: list[Entry] = []
-        both += _networks(4, _boundaries.intersection(self._v4.bounds, other._v4.bounds))
-        both += _networks(6, _boundaries.intersection(self._v6.bounds, other._v6.bounds))
+        both += _networks(4, _boundaries.intersection(self._bounds4, other._bounds4))
+        both += _networks(6, _boundaries.intersection(self._in6.bounds(), other._in6.bounds()))
         return Rules(allow=both, nat64=[p.network() for p in sorted({*self._nat64, *other._nat64})])
 
     @cached_property
     def _digest(self) -> bytes:
         from hashlib import blake2b  # noqa: PLC0415 - OpenSSL takes milliseconds to load, and few programs compare rules
 
-        data4, data6 = self._v4.tobytes(), self._v6.tobytes()
+        data4, data6 = self._bounds4.tobytes(), self._in6.tobytes()
         sizes = repr((len(data4), len(data6), self._nat64)).encode()
         return blake2b(b"".join((sizes, data4, data6)), digest_size=16).digest()
 

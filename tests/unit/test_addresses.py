@@ -48,7 +48,6 @@ LANDINGS = [
 @pytest.mark.parametrize(("what", "address", "carried"), LANDINGS, ids=[row[0] for row in LANDINGS])
 def test_where_an_address_lands(what: str, address: str, carried: list[str]) -> None:
     assert embedded(v6(address)) == [v4(each) for each in carried]
-    assert _addresses.may_embed(v6(address)) or not carried, "the cheap look must not miss one"
 
 
 @pytest.mark.parametrize(
@@ -109,8 +108,7 @@ def test_platforms_agree_on_what_is_an_address(monkeypatch: pytest.MonkeyPatch) 
     lenient = {"0177.0.0.1": b"\x7f\0\0\1", "127.1": b"\x7f\0\0\1", "::00001": b"\0" * 15 + b"\1"}
     strict = socket.inet_pton
     monkeypatch.setattr(_addresses, "inet_pton", lambda family, text: lenient.get(text) or strict(family, text))
-    monkeypatch.setattr(_addresses, "pack4", _addresses._strict4)
-    monkeypatch.setattr(_addresses, "pack6", _addresses._strict6)
+    monkeypatch.setattr(_addresses, "pack", _addresses._strict)
     for text in NO_ADDRESS:
         assert not is_literal(text), text
     for text in ("127.0.0.1", "255.255.255.255", "::", "::1", "::ffff:1.2.3.4", "1:2:3:4:5:6:7:8", "fe80::1%eth0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netjail import _boundaries
-from netjail._boundaries import Table4, Table6
+from netjail._boundaries import CLOSER, INSIDE, Table6, table4
 
 BITS = 6
 SPACE = range(1 << BITS)
@@ -64,14 +65,45 @@ def test_the_whole_space_has_one_boundary() -> None:
     assert _boundaries.complement([]) == [0]
 
 
+def holds6(table: Table6, ip: int) -> bool:
+    """As Rules asks."""
+    state = table.states[table.rank(ip >> table.shift)]
+    return table.holds(ip) if state == CLOSER else state == INSIDE
+
+
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=60, unique=True).map(sorted), st.data())
 def test_a_table_answers_like_the_flat_bisect(bounds: list[int], data: st.DataObject) -> None:
     near = st.sampled_from(bounds or [0]).flatmap(lambda b: st.integers(max(0, b - 2), min(2**32 - 1, b + 2)))
+    holds4 = table4(array("I", bounds))
     for ip in data.draw(st.lists(st.one_of(near, st.integers(0, 2**32 - 1)), min_size=5)):
-        assert Table4(bounds).holds(ip) is _boundaries.contains(bounds, ip)
-        wide = [bound << 96 | 7 for bound in bounds]
-        assert Table6(wide).holds(ip << 96 | 7) is _boundaries.contains(wide, ip << 96 | 7)
-        assert Table6(wide).holds(ip << 96) is _boundaries.contains(wide, ip << 96)
+        assert holds4(ip) is _boundaries.contains(bounds, ip)
+
+
+halves = st.one_of(st.integers(0, 12), st.integers(2**64 - 5, 2**64 - 1))
+lowers = st.one_of(st.just(0), st.sampled_from([1, 2, 2**63, 2**64 - 1]))
+addresses = st.builds(lambda half, low: half << 64 | low, halves, lowers)
+zones = st.lists(
+    st.builds(lambda ip, length: (ip >> 128 - length << 128 - length) << 8 | length, addresses, st.integers(60, 128))
+)
+filling = st.sampled_from([[], [n << 64 for n in range(20, 20 + _boundaries._FEW)]])
+
+
+@given(st.lists(addresses, max_size=30, unique=True).map(sorted), filling, zones, st.lists(addresses, min_size=5))
+def test_a_table_of_ipv6_decides_or_says_look_closer(
+    given: list[int], filling: list[int], closer: list[int], asked: list[int]
+) -> None:
+    """By whole addresses and by halves, with boundaries between halves, within one, and at the ends of the space."""
+    bounds = sorted({*given, *filling})
+    table = Table6(bounds, closer)
+    assert (table.shift == 64) is bool(filling)
+    assert table.bounds() == bounds
+    zoned = _boundaries.union(list(closer), 128)
+    for ip in {*asked, *given, *(bound - 1 for bound in given if bound)}:
+        assert holds6(table, ip) is _boundaries.contains(bounds, ip)
+        if _boundaries.contains(zoned, ip):
+            assert table.states[table.rank(ip >> table.shift)] == CLOSER
+        elif not filling:
+            assert table.states[table.rank(ip >> table.shift)] != CLOSER
 
 
 @pytest.mark.parametrize("count", [1, 100, 20_000, 300_000])
@@ -79,11 +111,14 @@ def test_tables_of_every_size_answer_like_the_flat_bisect(count: int) -> None:
     """Sizes at which the blocks are as coarse and as fine as they get."""
     step = 2**32 // (2 * count)
     bounds = [n * step + n % 3 for n in range(2 * count)]
-    table4, table6 = Table4(bounds), Table6([b << 96 for b in bounds])
+    holds4 = table4(array("I", bounds))
+    wide, divided = Table6([b << 96 for b in bounds], []), Table6([b << 48 | b for b in bounds], [5 << 72 | 64])
     for n in range(0, 2 * count, max(1, count // 500)):
         for ip in (bounds[n] - 1, bounds[n], bounds[n] + 1):
             if ip >= 0:
-                assert table4.holds(ip) is _boundaries.contains(bounds, ip), IPv4Address(ip)
-                assert table6.holds(ip << 96) is _boundaries.contains(bounds, ip)
-    assert table4.holds(2**32 - 1) is _boundaries.contains(bounds, 2**32 - 1)
-    assert table6.holds(2**128 - 1) is _boundaries.contains(bounds, 2**32 - 1)
+                inside = _boundaries.contains(bounds, ip)
+                assert holds4(ip) is inside, IPv4Address(ip)
+                assert holds6(wide, ip << 96) is inside
+                assert holds6(divided, ip << 48 | ip) is inside
+    assert holds4(2**32 - 1) is _boundaries.contains(bounds, 2**32 - 1)
+    assert holds6(wide, 2**128 - 1) is _boundaries.contains(bounds, 2**32 - 1)
