@@ -95,11 +95,16 @@ def _async_httpx(name: str) -> Client:
         async with library.AsyncClient(trust_env=False, **options) as client:
             yield client.get
 
-    def plain(headers: Any = None, timeout: float | None = None) -> Any:
-        return opened(verify=verify, headers=headers, timeout=timeout)
+    def limits(limit: int) -> Any:
+        return library.Limits(max_connections=limit, max_keepalive_connections=limit)
 
-    def jailed(rules: Rules | None, pools: int = 10, headers: Any = None, timeout: float | None = None) -> Any:
-        transport = ours.AsyncTransport(rules, max_idle_transports=pools, verify=verify)
+    def plain(headers: Any = None, timeout: float | None = None, limit: int = 100) -> Any:
+        return opened(verify=verify, limits=limits(limit), headers=headers, timeout=timeout)
+
+    def jailed(
+        rules: Rules | None, pools: int = 10, headers: Any = None, timeout: float | None = None, limit: int = 100
+    ) -> Any:
+        transport = ours.AsyncTransport(rules, max_idle_transports=pools, verify=verify, limits=limits(limit))
         return opened(transport=transport, headers=headers, timeout=timeout)
 
     return Client(f"{name} async", plain, jailed, awaited=True)

@@ -156,10 +156,11 @@ def keeping(results: dict[str, Any]) -> str:
     columns.append(("1,000 rule sets / 1,000 clients", {"rule_sets": 1000, "against": pools}))
     lines: list[list[str]] = []
     for client in _distinct(rows, "client"):
-        found = [_found(rows, client=client, **want) for _, want in columns]
-        first = next(each for each in found if each)
-        lines.append([client, number(first["against_us"]), *map(cell, found), _control(first)])
-    return table(["client", "plain, µs", *(title for title, _ in columns), "A/A"], lines)
+        for rules in ("given", "entered"):
+            found = [_found(rows, client=client, rules=rules, **want) for _, want in columns]
+            first = next(each for each in found if each)
+            lines.append([client, rules, number(first["against_us"]), *map(cell, found), _control(first)])
+    return table(["client", "rules", "plain, µs", *(title for title, _ in columns), "A/A"], lines)
 
 
 def opening(results: dict[str, Any]) -> str:

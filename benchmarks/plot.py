@@ -26,8 +26,9 @@ COLOURS = {
     "SubnetTree": "#5f9e3a",
 }
 SERIES = (
-    ("1 prefix", "#3b82c4", {"prefixes": 1, "rule_sets": 1}, "the plain client"),
-    ("100,000 prefixes", "#c77d1e", {"prefixes": 100_000, "rule_sets": 1}, "the plain client"),
+    ("1 prefix", "#3b82c4", {"prefixes": 1, "rule_sets": 1, "rules": "given"}, "the plain client"),
+    ("100,000 prefixes", "#c77d1e", {"prefixes": 100_000, "rules": "given"}, "the plain client"),
+    ("1 prefix, entered", "#b5476b", {"prefixes": 1, "rule_sets": 1, "rules": "entered"}, "the plain client"),
     ("1,000 rule sets, to one plain client", "#8e6bbf", {"rule_sets": 1000}, "the plain client"),
     ("1,000 rule sets, to 1,000 plain clients", "#2f9e8f", {"rule_sets": 1000}, "1,000 plain clients"),
 )

@@ -344,7 +344,7 @@ MUTANTS = [
     Mutant(
         "urllib3: a pool kept by hand serves anybody",
         URLLIB3,
-        "if in_force(dialer._rules) != dialer.rules_in_force():",
+        "if in_force(self._given) != self._judged_under:",
         "if False:",
     ),
     Mutant("urllib3: one pool for all rules", URLLIB3, "key: Any = (dialer, pool_key)", "key: Any = (None, pool_key)"),
@@ -357,7 +357,13 @@ MUTANTS = [
     Mutant(
         "urllib3: a denial is retried",
         URLLIB3,
-        "    except Denied as denied:\n        raise _Carrier(denied) from denied\n",
+        "    except Denied as denied:\n        raise _carried(pool(), denied) from denied\n",
+        "",
+    ),
+    Mutant(
+        "urllib3: a pool does not tell of a denial",
+        URLLIB3,
+        "    pool._put_conn = partial(_put_or_tell, weakref.ref(pool))\n",
         "",
     ),
     Mutant("requests: the environment is asked", REQUESTS, "self.trust_env = False", "self.trust_env = True"),

@@ -45,7 +45,7 @@ def _jailed(make: Callable[[], Any], dialer: Dialer, rules: Any) -> Any:
     if pool.proxy or pool.num_connections:
         raise TypeError("netjail does not know this version of the library: its pool has connections or a proxy")
     pool.__class__ = _jailed_class(pool.__class__)  # it has dialled nothing yet, and keeps all that it was given
-    pool._dialer = dialer.pinned(rules)
+    pool.jail(dialer.pinned(rules))
     return pool
 
 

@@ -45,7 +45,7 @@ class _Connection(http.client.HTTPConnection):
         self._dialer = dialer
         # http.client looks for a function in here. Without one it finds our method, which as an attribute would
         # tie each connection into a knot that only the garbage collector undoes.
-        del self.__dict__["_create_connection"]
+        del self._create_connection
 
     def _create_connection(self, address: SocketAddress, timeout: float | None, source_address: Any) -> socket.socket:
         if self._tunnel_host:  # type: ignore[attr-defined]  # set past set_tunnel

@@ -56,7 +56,27 @@ class _Carrier(Exception):  # noqa: N818 - nobody is to catch it
         self.denied = denied
 
 
-def _dial(of: weakref.ref[connection.HTTPConnection], dialer: Dialer) -> socket.socket:
+def _carried(pool: Any, denied: Denied) -> Exception:
+    """What takes ``denied`` through ``pool``; from here on the pool tells it when it takes back what failed."""
+    if pool is None:  # the connection was kept longer than its pool
+        return DeniedError.of(denied)
+    pool._put_conn = partial(_put_or_tell, weakref.ref(pool))
+    return _Carrier(denied)
+
+
+def _put_or_tell(of: weakref.ref[Any], conn: Any) -> None:
+    """A pool's ``_put_conn`` once it has denied. For what failed it is called with None, on the way out of urlopen.
+
+    In the class it would be a frame of each request: half a percent, measured.
+    """
+    pool: Any = of()
+    plain: Any = type(pool)  # pyright: ignore[reportUnknownVariableType]
+    plain._put_conn(pool, conn)
+    if conn is None and isinstance(carrier := sys.exception(), _Carrier):
+        raise DeniedError.of(carrier.denied)
+
+
+def _dial(of: weakref.ref[Any], pool: weakref.ref[Any], dialer: Dialer) -> socket.socket:
     """A connection's ``_new_conn``, with urllib3's errors in its own words, so that retries tell them apart."""
     conn: Any = of()
     if conn.proxy or conn._tunnel_host:
@@ -75,7 +95,7 @@ def _dial(of: weakref.ref[connection.HTTPConnection], dialer: Dialer) -> socket.
             socket_options=conn.socket_options or (),
         )
     except Denied as denied:
-        raise _Carrier(denied) from denied
+        raise _carried(pool(), denied) from denied
     except socket.gaierror as error:
         raise exceptions.NameResolutionError(conn.host, conn, error) from error
     except TimeoutError as error:
@@ -98,27 +118,25 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
         super().__init__(*args, **kwargs)
         if self.proxy:
             raise ValueError(NO_PROXY)
+        self.jail(dialer)
+
+    def jail(self, dialer: Dialer) -> None:
+        """From here on ``dialer`` dials, and requests must be under its rules."""
         self._dialer = dialer
+        self._given, self._judged_under = dialer._rules, dialer.rules_in_force()
 
     def _new_conn(self) -> Any:
         conn: Any = super()._new_conn()
-        conn._new_conn = partial(_dial, weakref.ref(conn), self._dialer)
+        conn._new_conn = partial(_dial, weakref.ref(conn), weakref.ref(self), self._dialer)
         return conn
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         """A connection to send on. Whoever keeps a pool and asks under other rules gets none."""
         conn: Any = super()._get_conn(timeout)
-        dialer: Any = self._dialer
-        if in_force(dialer._rules) != dialer.rules_in_force():
+        if in_force(self._given) != self._judged_under:
             conn.close()
-            raise _Carrier(Denied(self.host, self.port or 0, reason="its pool belongs to other rules"))
+            raise _carried(self, Denied(self.host, self.port or 0, reason="its pool belongs to other rules"))
         return conn
-
-    def _put_conn(self, conn: Any) -> None:
-        """Takes a connection back, and None for one that failed: there a denial ends its way through urlopen."""
-        super()._put_conn(conn)
-        if conn is None and isinstance(carrier := sys.exception(), _Carrier):
-            raise DeniedError.of(carrier.denied)
 
 
 class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
