@@ -11,13 +11,18 @@ import socket
 import time
 from collections import deque
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from queue import SimpleQueue
 
     SocketAddress = tuple[str, int]
+    Job = Callable[[], Callable[[], object]]
+    """Does something, and returns what tells whoever waits for it."""
+    _Jobs = SimpleQueue[Job]
 
 STAGGER = 0.25
 """Seconds that one attempt gets before the next address is tried beside it (RFC 8305, section 5)."""
@@ -59,10 +64,11 @@ def first(
     errors: list[Exception] = []
     with attempts:
         while waiting or attempts.pending:
-            if waiting:
-                attempts.start(waiting.popleft())
+            target = waiting.popleft() if waiting else None
             left = left_until(deadline)
             pause = min(STAGGER, left or STAGGER) if waiting else left
+            if target is not None:
+                attempts.start(target, pause)
             for sock, error in attempts.wait(pause):
                 if sock is not None:
                     attempts.winner = sock
@@ -80,24 +86,29 @@ class Attempts(Protocol):
     pending: int
     winner: socket.socket | None
 
-    def start(self, address: SocketAddress) -> None: ...
+    def start(self, address: SocketAddress, pause: float | None) -> None: ...
     def wait(self, timeout: float | None) -> list[Outcome]: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
 
 class Selected:
-    """Attempts as sockets that do not block, in one selector where there is one to wait for."""
+    """Attempts as sockets, each waited for where it connects, as a plain connect is, while it is alone.
+
+    Those that were not over in their time are watched together.
+    """
 
     def __init__(self, open_: Callable[[str], socket.socket]) -> None:
         self._open = open_
         self._selector: Any = None
         self._done: list[Outcome] = []
         self._sockets: list[socket.socket] = []
+        self._waited = False
         self.pending = 0
         self.winner: socket.socket | None = None
 
-    def start(self, address: SocketAddress) -> None:
+    def start(self, address: SocketAddress, pause: float | None) -> None:
+        alone = not self.pending
         self.pending += 1
         try:
             sock = self._open(address[0])
@@ -106,15 +117,22 @@ class Selected:
             return
         self._sockets.append(sock)
         try:
-            sock.setblocking(False)
+            sock.settimeout(pause if alone else 0)
             sock.connect(address)
-        except BlockingIOError:
-            self._watch(sock, address)
+        except (BlockingIOError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) and error.errno is not None:  # the system's own, so it is over
+                self._failed(sock, error)
+            else:
+                self._waited = alone
+                self._watch(sock, address)
         except OSError as error:
-            sock.close()
-            self._done.append((None, error))
+            self._failed(sock, error)
         else:
             self._done.append((sock, None))
+
+    def _failed(self, sock: socket.socket, error: OSError) -> None:
+        sock.close()
+        self._done.append((None, error))
 
     def _watch(self, sock: socket.socket, address: SocketAddress) -> None:
         from selectors import EVENT_WRITE, DefaultSelector  # noqa: PLC0415 - most attempts are over at once, or alone
@@ -125,7 +143,8 @@ class Selected:
 
     def wait(self, timeout: float | None) -> list[Outcome]:
         done, self._done = self._done, []
-        for key, _ in self._selector.select(0 if done else timeout) if self._selector else ():
+        now, self._waited = done or self._waited, False
+        for key, _ in self._selector.select(0 if now else timeout) if self._selector else ():
             sock: socket.socket = key.fileobj
             self._selector.unregister(sock)
             if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -163,7 +182,7 @@ class Threads:
         self._lock = Lock()
         self._thread = Thread
 
-    def start(self, address: SocketAddress) -> None:
+    def start(self, address: SocketAddress, pause: float | None) -> None:  # noqa: ARG002 - it is not waited for here
         self.pending += 1
         run = copy_context().run
         self._thread(target=run, args=(self._attempt, address), name="netjail connect", daemon=True).start()
@@ -250,59 +269,63 @@ class _Workers:
     """At most 32 threads, made on demand, which end when nothing has come for a while.
 
     They are kept because the system's resolver reads its configuration anew in each new thread, which
-    takes longer than a cached lookup.
+    takes longer than a cached lookup. Handing over is most of what a cached lookup takes here, so nothing is
+    done between waking a thread and waiting for it: who wakes up while the other runs waits for it twice.
     """
 
     def __init__(self) -> None:
         from queue import SimpleQueue  # noqa: PLC0415 - threads are for deadlines alone
-        from threading import BoundedSemaphore, Lock  # noqa: PLC0415 - as above
 
-        self._slots = BoundedSemaphore(_LOOKUP_THREADS)
-        self._lock = Lock()
-        self._idle = 0
-        self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._queue: Callable[[], _Jobs] = SimpleQueue
+        self._idle: deque[_Jobs] = deque()  # each thread waits at a queue of its own, the last to come to rest on top
+        self._slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_LOOKUP_THREADS):
+            self._slots.put(None)
 
-    def start(self, job: Callable[[], object], timeout: float) -> None:
-        """Has a worker call ``job``; TimeoutError when every one is busy for ``timeout`` seconds."""
-        from _thread import start_new_thread  # noqa: PLC0415 - as above
-
-        if not self._slots.acquire(timeout=timeout):
-            raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy")
-        with self._lock:
-            if self._idle:
-                self._idle -= 1  # one that waits will find this job
-                self._jobs.put(job)
-                return
-        try:
-            # Not a threading.Thread: it would be waited for at exit, however long its lookup hangs.
-            start_new_thread(self._work, (job,))
-        except BaseException:
-            self._slots.release()
-            raise
-
-    def _work(self, job: Callable[[], object] | None) -> None:
-        while job is not None:
-            try:
-                job()
-            finally:
-                job = None
-                with self._lock:
-                    self._idle += 1
-                self._slots.release()
-            job = self._next()
-
-    def _next(self) -> Callable[[], object] | None:
+    def start(self, job: Job, timeout: float) -> None:
+        """Has a worker run ``job``; TimeoutError when every one is busy for ``timeout`` seconds."""
         from queue import Empty  # noqa: PLC0415 - as above
 
         try:
-            return self._jobs.get(timeout=_IDLE)
+            self._slots.get(timeout=timeout)
         except Empty:
-            with self._lock:  # nobody may wait while holding it: who brings the next job needs it
-                try:
-                    return self._jobs.get_nowait()
-                except Empty:  # there was none, or another worker was faster
-                    self._idle -= 1
-                    return None
+            raise TimeoutError(errno.ETIMEDOUT, "timed out: every lookup thread is busy") from None
+        try:
+            self._idle.pop().put(job)
+        except IndexError:
+            self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        from _thread import start_new_thread  # noqa: PLC0415 - as above
+
+        jobs = self._queue()
+        jobs.put(job)
+        try:
+            # Not a threading.Thread: it would be waited for at exit, however long its lookup hangs.
+            start_new_thread(self._work, (jobs,))
+        except BaseException:
+            self._slots.put(None)
+            raise
+
+    def _work(self, jobs: _Jobs) -> None:
+        while (job := self._next(jobs)) is not None:
+            tell = job()
+            self._idle.append(jobs)
+            self._slots.put(None)
+            tell()
+            del job, tell  # what they hold is not for an idle thread to keep
+
+    def _next(self, jobs: _Jobs) -> Job | None:
+        from queue import Empty  # noqa: PLC0415 - as above
+
+        try:
+            return jobs.get(timeout=_IDLE)
+        except Empty:
+            try:
+                self._idle.remove(jobs)
+            except ValueError:  # taken from among the idle ones just now, by somebody who brings a job
+                return jobs.get()
+            return None
 
 
 _workers: dict[int, _Workers] = {}
@@ -314,27 +337,24 @@ def within(timeout: float, lookup: Callable[[], Any]) -> Any:
 
     At most 32 run at a time, those left behind included.
     """
-    from _thread import allocate_lock  # noqa: PLC0415 - threads are for deadlines alone
+    from queue import Empty, SimpleQueue  # noqa: PLC0415 - threads are for deadlines alone
 
     pid, end = os.getpid(), time.monotonic() + timeout
     workers = _workers.get(pid) or _workers.setdefault(pid, _Workers())
-    outcome: list[tuple[Any, BaseException | None]] = []
-    done = allocate_lock()
-    done.acquire()
+    outcome: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     context = copy_context()
 
-    def job() -> None:
+    def job() -> Callable[[], object]:
         try:
-            outcome.append((context.run(lookup), None))
+            return partial(outcome.put, (context.run(lookup), None))
         except BaseException as error:  # noqa: BLE001 - it is handed to the caller's thread
-            outcome.append((None, error))
-        finally:
-            done.release()
+            return partial(outcome.put, (None, error))
 
     workers.start(job, timeout)
-    if not done.acquire(timeout=max(0, end - time.monotonic())):
-        raise TimeoutError(errno.ETIMEDOUT, "timed out")
-    answer, error = outcome[0]
+    try:
+        answer, error = outcome.get(timeout=max(0, end - time.monotonic()))
+    except Empty:
+        raise TimeoutError(errno.ETIMEDOUT, "timed out") from None
     if error is not None:
         raise error
     return answer

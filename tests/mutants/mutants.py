@@ -290,6 +290,12 @@ MUTANTS = [
     Mutant(
         "one dead address stops all", RACE, "pause = min(STAGGER, left or STAGGER) if waiting else left", "pause = left"
     ),
+    Mutant(
+        "an attempt whose time is over is given up",
+        RACE,
+        "                self._watch(sock, address)\n",
+        "                self._failed(sock, error)\n",
+    ),
     Mutant("a bad port reaches the resolver", RESOLVER, "if not 0 <= number <= 0xFFFF:", "if False:"),
     # Errors.
     Mutant(

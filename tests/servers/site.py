@@ -279,6 +279,18 @@ class BlackHole:
             filler.connect_ex((address, self.port))
             self._sockets.append(filler)
 
+    def answer(self) -> None:
+        """Makes room, so that a SYN is answered again: that of a connect under way is sent anew after a second."""
+        listener, *fillers = self._sockets
+        for each in fillers:
+            each.close()
+        listener.settimeout(0.1)
+        try:
+            while True:
+                self._sockets.append(listener.accept()[0])
+        except TimeoutError:
+            pass
+
     def close(self) -> None:
         for each in self._sockets:
             each.close()

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, ClassVar
 
@@ -278,6 +279,40 @@ def test_a_dead_first_address_does_not_hold_up_the_second(dead: tuple[str, int],
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
+def test_a_slow_first_address_is_still_taken_when_the_others_fail() -> None:
+    """Its time was over and the next was tried; the attempt goes on, and is not begun again."""
+    with BlackHole("127.0.0.9") as hole:
+        names = Names({"a.test": [hole.address, "127.0.0.8"]})
+        answering = threading.Timer(0.4, hole.answer)
+        answering.start()
+        with Dialer(LOCAL, resolver=names).connect(("a.test", hole.port), timeout=20) as sock:
+            assert sock.getpeername()[0] == hole.address
+            assert sock.gettimeout() == 20
+        answering.join()
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_a_timeout_of_the_systems_own_ends_an_attempt(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ETIMEDOUT is a TimeoutError too, of an attempt that is over."""
+
+    class Slow(socket.socket):
+        def connect(self, address: Any) -> None:
+            if address[0] == "127.0.0.9":
+                raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Slow)
+    live = site("127.0.0.2")
+    names = Names({"a.test": ["127.0.0.9", "127.0.0.2"], "b.test": ["127.0.0.9", "127.0.0.9"]})
+    with Dialer(LOCAL, resolver=names).connect(("a.test", live.port)) as sock:
+        assert sock.getpeername()[0] == "127.0.0.2"
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        Dialer(LOCAL, resolver=names).connect(("b.test", live.port), all_errors=False)
+
+
+@pytest.mark.usefixtures("nothing_left_behind")
 def test_one_deadline_covers_every_attempt(dead: tuple[str, int]) -> None:
     names = {"two.test": [dead[0], dead[0].replace("127.0.0.9", "::ffff:127.0.0.9")], "one.test": [dead[0]]}
     for host in names:
@@ -331,12 +366,32 @@ def test_lookup_threads_are_used_again() -> None:
 
 def test_a_lookup_thread_ends_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(racing, "_IDLE", 0)
-    workers = racing._Workers()
-    workers._idle = 1
-    assert workers._next() is None
-    assert workers._idle == 0
-    workers._jobs.put(int)
-    assert workers._next() is int, "what came at the last moment is not lost"
+    workers, jobs = racing._Workers(), queue.SimpleQueue[Any]()
+    workers._idle.append(jobs)
+    assert workers._next(jobs) is None
+    assert not workers._idle
+
+
+def test_what_comes_to_a_lookup_thread_at_the_last_moment_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has given up, and is no more among the idle ones: whoever took it from there brings a job."""
+    monkeypatch.setattr(racing, "_IDLE", 0)
+    workers, jobs = racing._Workers(), queue.SimpleQueue[Any]()
+    job = partial(partial, int)
+    threading.Timer(0.05, jobs.put, (job,)).start()
+    assert workers._next(jobs) is job
+
+
+def test_a_lookup_that_fails_leaves_its_thread_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(racing, "_LOOKUP_THREADS", 1)
+    monkeypatch.setattr(racing, "_workers", {})
+    for kind in (ValueError, SystemExit, KeyboardInterrupt):
+        with pytest.raises(kind):
+            racing.within(5, partial(_raise, kind))
+    assert racing.within(5, int) == 0
+
+
+def _raise(kind: type[BaseException]) -> None:
+    raise kind
 
 
 def test_many_lookups_at_once_each_get_their_own_answer() -> None:
@@ -610,29 +665,6 @@ def test_a_connect_that_raises_what_is_no_exception_ends_the_race(kind: type[Bas
     names = Names({"x.test": ["127.0.0.2", "127.0.0.3"]})
     with pytest.raises(kind):
         Dialer(LOCAL, resolver=names, connect=connect).connect(("x.test", 80))
-
-
-def test_a_thread_that_finds_its_job_taken_waits_for_no_other_with_the_lock_held(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It had given up when a job came, which another idle thread was quicker to take."""
-
-    class Jobs:
-        def empty(self) -> bool:
-            return False  # and then the other one comes
-
-        def get(self, block: bool = True, timeout: float | None = None) -> Any:
-            assert timeout is not None, "it would wait for ever, and nobody could bring a job"
-            raise queue.Empty
-
-        def get_nowait(self) -> Any:
-            raise queue.Empty
-
-    workers = racing._Workers()
-    monkeypatch.setattr(workers, "_jobs", Jobs())
-    monkeypatch.setattr(workers, "_idle", 1)
-    assert workers._next() is None
-    assert workers._idle == 0
 
 
 @pytest.mark.parametrize("host", ["fe80::1%a/b", b"\xff", b"a.\xffb"])
