@@ -21,10 +21,15 @@ JAILED = "netjail"
 
 
 def connecting(port: int, *, full: bool) -> Iterator[Figure]:
-    """A socket and an asyncio stream, to a literal and to a name of the hosts file."""
-    rounds = 3000 if full else 500
+    """A socket and an asyncio stream, to a literal, to a name of the hosts file and to one with two addresses."""
+    with named(ALIVE, OTHER):
+        yield from _connecting(port, 3000 if full else 500)
+
+
+def _connecting(port: int, rounds: int) -> Iterator[Figure]:
     plain = "socket.create_connection"
-    for host in ("127.0.0.1", "localhost"):
+    hosts = {"127.0.0.1": "a literal", "localhost": "a name", NAME: "a name with two addresses"}
+    for host, kind in hosts.items():
         for timeout in (None, 5):
             calls = {
                 plain: lambda: socket.create_connection((host, port), timeout).close(),
@@ -32,16 +37,12 @@ def connecting(port: int, *, full: bool) -> Iterator[Figure]:
                 JAILED: lambda: create_connection((host, port), timeout, rules=RULES).close(),
             }
             timed = "" if timeout is None else ", with a timeout"
-            what = f"create_connection to {_kind(host)}{timed}"
+            what = f"create_connection to {kind}{timed}"
             yield compare(calls, rounds).figure("connecting", what, JAILED, plain, 1.12)
-    for host in ("127.0.0.1", "localhost"):
+    for host, kind in hosts.items():
         times = asyncio.run(_streams(host, port, rounds))
-        what = f"open_connection to {_kind(host)}"
+        what = f"open_connection to {kind}"
         yield times.figure("connecting", what, JAILED, "asyncio.open_connection", 1.12)
-
-
-def _kind(host: str) -> str:
-    return "a name" if host == "localhost" else "a literal"
 
 
 async def _streams(host: str, port: int, rounds: int) -> Times:
@@ -58,8 +59,8 @@ async def _streams(host: str, port: int, rounds: int) -> Times:
     return await compare_async(calls, rounds)
 
 
-DEAD, ALIVE = "127.0.0.4", "127.0.0.1"
-NAME = "dead-first.test"
+DEAD, ALIVE, OTHER = "127.0.0.4", "127.0.0.1", "127.0.0.5"
+NAME = "two-addresses.test"
 TIMEOUT = {True: 2.0, False: 1.0}  # in the full form and in the quick one
 
 
@@ -87,14 +88,14 @@ def black_hole(port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def named() -> Iterator[None]:
-    """The system's resolver, as far as this process sees it, knows ``NAME``: the dead address first."""
+def named(*addresses: str) -> Iterator[None]:
+    """The system's resolver, as far as this process sees it, knows ``NAME``."""
     plain = socket.getaddrinfo
 
     def lookup(host: Any, port: Any, *rest: Any, **options: Any) -> list[Any]:
         if host not in (NAME, NAME.encode()):
             return plain(host, port, *rest, **options)
-        return [answer for ip in (DEAD, ALIVE) for answer in plain(ip, port, *rest, **options)]
+        return [answer for ip in addresses for answer in plain(ip, port, *rest, **options)]
 
     socket.getaddrinfo = lookup
     try:
@@ -108,7 +109,7 @@ def failing_over(port: int, *, full: bool) -> Iterator[Figure]:
     url = f"http://{NAME}:{port}/"
     timeout = TIMEOUT[full]
     try:
-        with black_hole(port), named():
+        with black_hole(port), named(DEAD, ALIVE):
             for client in clients.installed():
                 if client.name == "http.client":
                     continue

@@ -144,7 +144,7 @@ def test_the_groups_that_are_quick_give_figures():
 
 def test_a_name_can_be_given_to_the_systems_resolver_for_a_while():
     plain = socket.getaddrinfo
-    with connecting.named():
+    with connecting.named(connecting.DEAD, connecting.ALIVE):
         answers = socket.getaddrinfo(connecting.NAME, 80, socket.AF_INET, socket.SOCK_STREAM)
     assert [address[0] for *_, address in answers] == [connecting.DEAD, connecting.ALIVE]
     assert socket.getaddrinfo is plain

@@ -103,3 +103,34 @@ def test_random_decisions_are_those_of_the_reference():
             if rules.accepts(address(version, ip)) is not oracle.accepts((allow, block, nat64), version, ip):
                 different.append((str(rules), version, ip))
     assert not different
+
+
+FILLING = [(6, 0x2A00 << 112 | n << 81, 48) for n in range(600)]
+"""So many prefixes that the set is looked up by the upper halves of addresses."""
+
+
+def test_large_sets_decide_like_the_reference_also_behind_ones_own_translators():
+    draw = random.Random(2)
+    different = []
+    for _ in range(200 if NIGHTLY else 8):
+        allow, block = [drawn_prefix(draw) for _ in range(6)], [drawn_prefix(draw) for _ in range(3)]
+        if draw.random() < 0.3:
+            allow, block = [*EVERYTHING, *allow], [*FILLING, *block]
+        else:
+            allow = [*FILLING, *allow]
+        # Boundaries within upper halves, next to whole ones.
+        hosts = [(6, first | draw.getrandbits(80) >> draw.choice([0, 30, 79]), 128) for _, first, _ in FILLING[:9]]
+        (block if draw.random() < 0.5 else allow).extend(hosts)
+        lengths = draw.sample([32, 40, 48, 56, 64, 96], 2)
+        nat64 = [(6, draw.choice(FILLING)[1] >> 128 - length << 128 - length, length) for length in lengths]
+        given = [[f"{address(version, first)}/{length}" for version, first, length in part] for part in (allow, block)]
+        rules = Rules(given[0], given[1], [f"{address(6, first)}/{length}" for _, first, length in nat64])
+        assert rules._in6.shift == 64
+        edges = both_sides([*draw.sample(FILLING, 20), *hosts, *block[-3:], *allow[-6:], *nat64])
+        near = [ip for version, ip in edges if version == 4] or [0]
+        asked = [*edges, *(drawn(draw, near) for _ in range(200))]
+        asked += [(6, first | draw.getrandbits(128 - length)) for _, first, length in nat64 * 50]
+        for version, ip in asked:
+            if rules.accepts(address(version, ip)) is not oracle.accepts((allow, block, nat64), version, ip):
+                different.append((version, ip))
+    assert not different
