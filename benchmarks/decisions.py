@@ -48,14 +48,15 @@ def _asked(version: int, size: int, *, full: bool) -> Iterator[tuple[str, str, T
     """The times of ours in turn with each other one alone: going through a large table empties caches for the rest."""
     rng = random.Random(size)
     networks = prefixes.made(version, size, rng)
-    # Some would be waited for too long: the scan for each address, and the quick form for making large tables.
-    others = [name for name in installed() if full or size < 100_000 or name == PYTRICIA]
-    tables = {name: TABLES[name](networks) for name in dict.fromkeys([OURS, *others])}
     most = 500 if full else 100  # so few at once that most parts are not interrupted
     fewest = {SCAN: max(1, 2000 // size), NETADDR: 20}
     numbers = prefixes.addresses(version, networks, most * PARTS, rng)
     texts = [str(IPv4Address(n) if version == 4 else IPv6Address(n)) for n in numbers]
-    objects = [ip_address(text) for text in texts]  # with their numbers beside them, as parsing leaves them
+    # Before the tables, which leave memory in pieces: with its number beside each, as parsing gives it.
+    objects = [ip_address(text) for text in texts]
+    # Some would be waited for too long: the scan for each address, and the quick form for making large tables.
+    others = [name for name in installed() if full or size < 100_000 or name == PYTRICIA]
+    tables = {name: TABLES[name](networks) for name in dict.fromkeys([OURS, *others])}
     for kind, asked in (("object", objects), ("text", texts)):
         contenders: dict[str, Any] = {PARSE: (_parse, texts)}
         for name, table in tables.items():

@@ -99,13 +99,14 @@ def prefixes(bounds: Bounds, bits: int) -> Iterator[tuple[int, int]]:
             start += size
 
 
-def ranking(numbers: Bounds, bits: int, index_bits: int) -> Callable[[int], int]:
+def ranking(numbers: Bounds, bits: int, index_bits: int, below: int = 0) -> Callable[[int], int]:
     """A function that tells how many of the sorted ``numbers`` of so many bits are at or below a given one.
 
-    Many have an index by their high bits, so that a bisect of a few of them answers.
+    Many have an index by their high bits, so that a bisect of a few of them answers. With ``below`` the
+    numbers are without so many low bits, and what is asked with has them.
     """
     if len(numbers) < _FEW:
-        return partial(bisect_right, list(numbers))
+        return partial(bisect_right, [number << below for number in numbers])
     shift = bits - index_bits
     first = array("I", bytes(4 * ((1 << index_bits) + 1)))
     for position, number in enumerate(numbers, 1):
@@ -116,7 +117,12 @@ def ranking(numbers: Bounds, bits: int, index_bits: int) -> Callable[[int], int]
         block = number >> shift
         return bisect_right(numbers, number, first[block], first[block + 1])
 
-    return rank
+    def rank_upper(number: int) -> int:
+        number >>= below
+        block = number >> shift
+        return bisect_right(numbers, number, first[block], first[block + 1])
+
+    return rank_upper if below else rank
 
 
 def table4(bounds: array[int]) -> Callable[[int], bool]:
@@ -153,7 +159,7 @@ OUTSIDE, INSIDE, CLOSER = range(3)
 class Table6:
     """A set of IPv6 addresses, in which one bisect finds whether an address is outside or inside.
 
-    ``states[rank(ip >> shift)]`` is OUTSIDE, INSIDE, or CLOSER: in the prefixes of ``closer`` (keys as of
+    ``states[rank(ip)]`` is OUTSIDE, INSIDE, or CLOSER: in the prefixes of ``closer`` (keys as of
     :func:`union`), where the caller looks at the address and ``holds`` tells whether it is in the set.
 
     A large set is looked up by the upper halves of addresses, which are 64 bits and lie side by side. A half
@@ -165,25 +171,25 @@ class Table6:
         if len(bounds) < _FEW or len(divided) > len(bounds) // 16:
             self._bounds: Bounds = bounds
             self._lower = array("Q")
-            self.shift = 0
+            self._below = 0
             zones = union([*closer], 128)
         else:
             self._bounds = array("Q", (bound >> 64 for bound in bounds))
             self._lower = array("Q", (bound & _LOWER for bound in bounds) if divided else ())
-            self.shift = 64
+            self._below = 64
             halves = (key >> 72 << 8 | min(key & 0xFF, 64) for key in closer)
             zones = union([*halves, *(half << 8 | 64 for half in divided)], 64)
-        exact = intersection(bounds, [zone << self.shift for zone in zones])
+        exact = intersection(bounds, [zone << self._below for zone in zones])
         self._rank = ranking(exact, 128, min(len(exact).bit_length() + 2, 20))
-        bits = 128 - self.shift
+        bits = 128 - self._below
         numbers, self.states = _marked(self._bounds, zones, bits)
-        self.rank = ranking(numbers, bits, min(len(numbers).bit_length() + 2, 22))
+        self.rank = ranking(numbers, bits, min(len(numbers).bit_length() + 2, 22), self._below)
 
     def holds(self, ip: int) -> bool:
         return self._rank(ip) & 1 == 1
 
     def bounds(self) -> list[int]:
-        bounds = [bound << self.shift for bound in self._bounds]
+        bounds = [bound << self._below for bound in self._bounds]
         return [upper | lower for upper, lower in zip(bounds, self._lower, strict=True)] if self._lower else bounds
 
     def tobytes(self) -> bytes:

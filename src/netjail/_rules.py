@@ -121,10 +121,10 @@ class Rules:
         except (OSError, ValueError):  # no address, or one with a zone
             return self._accepts_odd(asked)
         in6 = self._in6
-        state = in6.states[in6.rank(ip >> in6.shift)]
-        if state == CLOSER:
-            return self._accepts_closer(ip)
-        return state == INSIDE and (ip & ISATAP_MASK != ISATAP or self._in4(ip & 0xFFFFFFFF))
+        state = in6.states[in6.rank(ip)]
+        if state == INSIDE:
+            return ip & ISATAP_MASK != ISATAP or self._in4(ip & 0xFFFFFFFF)
+        return state == CLOSER and self._accepts_closer(ip)
 
     def _accepts_closer(self, ip: int) -> bool:
         """IPv6 addresses that may be IPv4-mapped or carry an IPv4 address, or that their upper half does not decide."""

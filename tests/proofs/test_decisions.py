@@ -125,7 +125,7 @@ def test_large_sets_decide_like_the_reference_also_behind_ones_own_translators()
         nat64 = [(6, draw.choice(FILLING)[1] >> 128 - length << 128 - length, length) for length in lengths]
         given = [[f"{address(version, first)}/{length}" for version, first, length in part] for part in (allow, block)]
         rules = Rules(given[0], given[1], [f"{address(6, first)}/{length}" for _, first, length in nat64])
-        assert rules._in6.shift == 64
+        assert rules._in6._below == 64
         edges = both_sides([*draw.sample(FILLING, 20), *hosts, *block[-3:], *allow[-6:], *nat64])
         near = [ip for version, ip in edges if version == 4] or [0]
         asked = [*edges, *(drawn(draw, near) for _ in range(200))]
