@@ -22,27 +22,26 @@ JAILED = "netjail"
 
 def connecting(port: int, *, full: bool) -> Iterator[Figure]:
     """A socket and an asyncio stream, to a literal, to a name of the hosts file and to one with two addresses."""
+    rounds = 3000 if full else 500
+    yield from _connecting("127.0.0.1", "a literal", port, rounds)
+    yield from _connecting("localhost", "a name", port, rounds)
     with named(ALIVE, OTHER):
-        yield from _connecting(port, 3000 if full else 500)
+        yield from _connecting(NAME, "a name with two addresses", port, rounds)
 
 
-def _connecting(port: int, rounds: int) -> Iterator[Figure]:
+def _connecting(host: str, kind: str, port: int, rounds: int) -> Iterator[Figure]:
     plain = "socket.create_connection"
-    hosts = {"127.0.0.1": "a literal", "localhost": "a name", NAME: "a name with two addresses"}
-    for host, kind in hosts.items():
-        for timeout in (None, 5):
-            calls = {
-                plain: lambda: socket.create_connection((host, port), timeout).close(),
-                CONTROL: lambda: socket.create_connection((host, port), timeout).close(),
-                JAILED: lambda: create_connection((host, port), timeout, rules=RULES).close(),
-            }
-            timed = "" if timeout is None else ", with a timeout"
-            what = f"create_connection to {kind}{timed}"
-            yield compare(calls, rounds).figure("connecting", what, JAILED, plain, 1.12)
-    for host, kind in hosts.items():
-        times = asyncio.run(_streams(host, port, rounds))
-        what = f"open_connection to {kind}"
-        yield times.figure("connecting", what, JAILED, "asyncio.open_connection", 1.12)
+    for timeout in (None, 5):
+        calls = {
+            plain: lambda: socket.create_connection((host, port), timeout).close(),
+            CONTROL: lambda: socket.create_connection((host, port), timeout).close(),
+            JAILED: lambda: create_connection((host, port), timeout, rules=RULES).close(),
+        }
+        timed = "" if timeout is None else ", with a timeout"
+        what = f"create_connection to {kind}{timed}"
+        yield compare(calls, rounds).figure("connecting", what, JAILED, plain, 1.12)
+    times = asyncio.run(_streams(host, port, rounds))
+    yield times.figure("connecting", f"open_connection to {kind}", JAILED, "asyncio.open_connection", 1.12)
 
 
 async def _streams(host: str, port: int, rounds: int) -> Times:

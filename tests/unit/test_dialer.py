@@ -10,6 +10,8 @@ import os
 import queue
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -253,6 +255,25 @@ def test_a_name_that_cannot_be_resolved_is_a_gaierror(host: str, timeout: float 
         create_connection((host, 80), timeout, rules=LOCAL)
     with pytest.raises(socket.gaierror):
         asyncio.run(open_connection(host, 80, rules=LOCAL))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before netjail came", "after"])
+def test_what_stands_in_for_getaddrinfo_is_asked(before: bool) -> None:
+    """gevent, say, puts one of its own there, and the standard library's own would block all that it runs."""
+    imported = "from netjail import Dialer, Rules"
+    program = f"""
+import functools, socket
+{"" if before else imported}
+@functools.wraps(socket.getaddrinfo)
+def getaddrinfo(host, *rest, **options):
+    print("asked for", host)
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.3", 0))]
+socket.getaddrinfo = getaddrinfo
+{imported}
+print(Dialer(Rules(["127.0.0.0/8"])).resolve(("localhost", 80)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["asked for localhost", "[('127.0.0.3', 80)]"]
 
 
 @pytest.fixture
