@@ -120,7 +120,7 @@ def _reason(host: str, *, accepted: bool) -> str:
 def answered(host: str, answer: Any) -> list[Any]:
     """A resolver's answer as a list without repetition; gaierror if it is empty."""
     if answer.__class__ is list and len(answer) == 1:  # as most are
-        return answer  # type: ignore[no-any-return]
+        return answer
     if isinstance(answer, (str, bytes)) or not hasattr(answer, "__iter__"):
         getattr(answer, "close", int)()  # a coroutine, which nobody will await
         raise TypeError(f"a resolver answers with a list of addresses, not {type(answer).__name__}")
