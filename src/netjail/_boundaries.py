@@ -188,6 +188,9 @@ class Table6:
     def holds(self, ip: int) -> bool:
         return self._rank(ip) & 1 == 1
 
+    def __bool__(self) -> bool:
+        return bool(self._bounds)
+
     def bounds(self) -> list[int]:
         bounds = [bound << self._below for bound in self._bounds]
         return [upper | lower for upper, lower in zip(bounds, self._lower, strict=True)] if self._lower else bounds

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     SocketAddress = tuple[str, int]
     SocketOption = tuple[int, int, int | bytes]
 
-DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # what http.client hands on
+DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]  # not in the stubs; http.client hands it on
 _SYSTEM, _ASYNC_SYSTEM = SystemResolver(), AsyncSystemResolver()
 
 
@@ -307,7 +307,7 @@ class Dialer(_Jail):
         ``timeout`` covers the handshake as well. The default ``context`` is ``ssl.create_default_context()``.
         Raises what :meth:`connect` raises, and ``ssl.SSLError``.
         """
-        import ssl  # noqa: PLC0415 - imported where it is used
+        import ssl  # noqa: PLC0415 - it takes about as long to load as netjail, and TLS alone needs it
 
         if timeout is DEFAULT_TIMEOUT:
             timeout = socket.getdefaulttimeout()
@@ -379,7 +379,7 @@ class AsyncDialer(_Jail):
         socket_options: Iterable[SocketOption] = (),
     ) -> socket.socket:
         """A connected socket that does not block. The rest is as in :meth:`Dialer.connect`."""
-        import asyncio  # noqa: PLC0415 - imported where it is used
+        import asyncio  # noqa: PLC0415 - it takes longer to load than all of netjail
 
         if timeout is not None:
             async with asyncio.timeout(timeout):
@@ -405,7 +405,7 @@ class AsyncDialer(_Jail):
         type: int = socket.SOCK_STREAM,
         socket_options: Iterable[SocketOption] = (),
     ) -> socket.socket:
-        import asyncio  # noqa: PLC0415 - imported where it is used
+        import asyncio  # noqa: PLC0415 - it takes longer to load than all of netjail
 
         async def attempt(target: SocketAddress) -> socket.socket:
             if self._connect is not None:
@@ -439,7 +439,7 @@ class AsyncDialer(_Jail):
         socket_options: Iterable[SocketOption] = (),
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """The streams of a TLS connection whose certificate was checked against the name that was asked for."""
-        import asyncio  # noqa: PLC0415 - imported where it is used
+        import asyncio  # noqa: PLC0415 - it takes longer to load than all of netjail
 
         async with asyncio.timeout(timeout):
             sock = await self.connect(address, None, source_address, family=family, socket_options=socket_options)
@@ -524,7 +524,7 @@ async def transport_over(
     sock: socket.socket, protocol_factory: Callable[[], Any], **options: Any
 ) -> tuple[asyncio.Transport, Any]:
     """Hands a connected socket to the loop, which closes it from then on, also when a handshake fails."""
-    import asyncio  # noqa: PLC0415 - imported where it is used
+    import asyncio  # noqa: PLC0415 - it takes longer to load than all of netjail
 
     def make() -> Any:
         try:
@@ -538,7 +538,7 @@ async def transport_over(
 
 async def _streams(to: dict[str, Any], limit: int, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Streams over a ``sock``, or to a ``host`` that is an accepted address. The loop closes what fails."""
-    import asyncio  # noqa: PLC0415 - imported where it is used
+    import asyncio  # noqa: PLC0415 - it takes longer to load than all of netjail
 
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=limit, loop=loop)

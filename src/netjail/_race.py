@@ -226,7 +226,7 @@ async def first_async(
     all_errors: bool,
 ) -> socket.socket:
     """The first connection to stand, of attempts that begin when the one before has failed or had its time."""
-    import asyncio  # noqa: PLC0415 - imported where it is used
+    import asyncio  # noqa: PLC0415 - it takes longer to load than all of netjail
 
     waiting = deque(addresses)
     running: set[asyncio.Task[socket.socket]] = set()

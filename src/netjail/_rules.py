@@ -171,7 +171,7 @@ class Rules:
     def versions(self) -> tuple[Version, ...]:
         """The IP versions of which any address is accepted: (4, 6), (4,), (6,) or ()."""
         if self._bounds4:
-            return (4, 6) if self._in6.bounds() else (4,)
+            return (4, 6) if self._in6 else (4,)
         return (6,) if self._reaches6_alone() else ()
 
     def _reaches6_alone(self) -> bool:

@@ -130,7 +130,7 @@ MUTANTS = [
         "return state == 1 if state < 2 else",
         "return state >= 1 if state < 3 else",
     ),
-    Mutant("a verdict by other versions", RULES, "return (4, 6) if self._in6.bounds() else (4,)", "return (4, 6)"),
+    Mutant("a verdict by other versions", RULES, "return (4, 6) if self._in6 else (4,)", "return (4, 6)"),
     # The context.
     Mutant(
         "the context widens",

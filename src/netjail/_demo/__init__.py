@@ -77,7 +77,7 @@ def _outcome_of_attack(network: Network, client: Client, attack: Attack, rules: 
             try:
                 with use_rules(attack.first_rules) if attack.first_rules is not None else nullcontext():
                     fetch(url_in(network, attack.first))
-            except Exception as error:  # noqa: BLE001 - each library has its own
+            except Exception as error:  # noqa: BLE001 - each library has errors of its own, and any is an outcome
                 return "deny" if isinstance(error, RefusedError) else "FAIL"
             network.forget(lookups=False)
         with use_rules(rules) if by_context else nullcontext():
@@ -88,7 +88,7 @@ def _outcome_of_fetch(network: Network, fetch: Fetch, url: str, sent: bytes | No
     body, denied = b"", False
     try:
         body = fetch(url, sent)
-    except Exception as error:  # noqa: BLE001 - each library has its own
+    except Exception as error:  # noqa: BLE001 - each library has errors of its own, and any is an outcome
         denied = isinstance(error, RefusedError) or find_denied(error) is not None
     if network.reached_inside() or shows_the_secret(body):
         return "LEAK"
@@ -102,5 +102,5 @@ def _outcome_of_legitimate(network: Network, client: Client, case: Legitimate, r
     try:
         with client.open(rules) as fetch:
             return "ok" if case.succeeds(fetch, network, client) else "FAIL"
-    except Exception:  # noqa: BLE001 - each library has its own
+    except Exception:  # noqa: BLE001 - each library has errors of its own, and any is an outcome
         return "FAIL"
