@@ -41,7 +41,7 @@ SERVED = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--full", action="store_true", help="more rounds, sizes and contenders: some twenty minutes")
+    parser.add_argument("--full", action="store_true", help="more rounds, sizes and contenders: some ten minutes")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--report", action="store_true", help=f"write {RESULTS.name}, the plots and docs/{PAGE.name}")
     parser.add_argument("--only", default="", help="only the groups whose name has this in it")
